@@ -1,0 +1,55 @@
+# `make` or `make help` lists what can be done. Two variables pass things on:
+#   make demo ARGS="seed=1 stage.kl_coef=0.1"    more Hydra overrides
+#   make setup PIP_ARGS="..."                    more arguments of pip, such as an index with the
+#                                                CPU build of torch (see CONTRIBUTING.md)
+PYTHON ?= python3
+DIR ?= outputs/demo
+ARGS ?=
+PIP_ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/.setup-done
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format lint types configs clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## create .venv with the tested versions (once; again when they change)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is not Python 3.11 or newer; choose one: make setup PYTHON=python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -e '.[test,dev,plots,gguf]'
+	touch $@
+
+demo: setup ## SFT, reward model and PPO on real human ratings, on a CPU; DIR=..., ARGS=...
+	$(BIN)/python train.py experiment=movie_reviews_tiny hydra.run.dir='$(DIR)' $(ARGS)
+	$(BIN)/python scripts/show_results.py '$(DIR)'
+
+# Two workers with one thread each: more threads would fight for the same cores.
+test: lint types ## lint, types, then the tests that need no GPU, no network and little time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not network"
+
+check: lint types test configs ## all that must pass before a change is handed in
+
+format: setup ## rewrite the code in the house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: setup ## ruff and codespell
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+types: setup ## mypy
+	$(BIN)/mypy
+
+configs: setup ## compose every YAML under conf/
+	$(BIN)/python -m pytest tests/test_configs.py
+
+clean: ## remove caches and build leftovers; outputs/ and .venv stay
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
+	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,230 @@
+"""From config to objects. With config.py, inputs.py and train.py the only place that knows Hydra."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import get_class, instantiate
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+
+from hydralign import config
+from hydralign.batch_plan import largest_divisor, micro_batch_size
+from hydralign.callbacks.samples import SampleTable
+from hydralign.callbacks.throughput import Throughput
+from hydralign.data.collate import PromptBatch
+from hydralign.data.module import RecordDataModule
+from hydralign.data.preview import preview
+from hydralign.data.pypi import cache_folder
+from hydralign.data.templates import template_hash
+from hydralign.data_source import DataSource
+from hydralign.inputs import read_manifest
+from hydralign.models.adapters import LoraShape
+from hydralign.models.assembly import StartingPoint, adapter_roles, own_roles
+from hydralign.models.codec import Codec, make_codec
+from hydralign.models.loading import BaseModel, load_tokenizer
+from hydralign.models.roles import Role
+from hydralign.models.tiny_tokenizer import trained_tokenizer
+from hydralign.rollout.sampling import Sampling
+from hydralign.stages.context import StageContext
+
+log = logging.getLogger(__name__)
+
+SIDE_PROMPTS = 256
+"""Training prompts for a stage whose own batches hold none."""
+
+WATCHED_PROMPTS = 8
+"""Held-out prompts whose responses are shown again and again."""
+
+
+def stage_class(cfg: DictConfig) -> tuple[Any, Any]:
+    """Return the stage's class, and its settings with their types checked."""
+    found = get_class(cfg.stage["_target_"])
+    checked = config.read_settings(cfg.stage)
+    return found, found.settings(**dataclasses.asdict(checked))
+
+
+def stage_of_chain(cfg: DictConfig, name: str) -> DictConfig:
+    """Return the config that runs one stage of a chain by itself."""
+    single = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "stage"])
+    OmegaConf.set_struct(single, False)
+    single.stage = cfg.stage[name]
+    return single
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A stage ready to run."""
+
+    stage: Any
+    data: RecordDataModule
+    trainer: L.Trainer
+    codec: Codec
+    template_hash: str
+
+
+def build_pieces(
+    cfg: DictConfig, stage: Any, settings: Any, inputs: Mapping[str, Path], run_dir: Path
+) -> Pieces:
+    """Build the data, the roles, the stage and its Trainer, and say what was built.
+
+    Args:
+        cfg: of the run.
+        stage: its class.
+        settings: its hyperparameters.
+        inputs: artifacts to start from, by name.
+        run_dir: of the run.
+    """
+    source = DataSource(cfg.data)
+    source.check_offers(stage.records)
+    codec = build_codec(cfg.model, source, inputs)
+    log.info("Tokens: %s", codec.describe())
+    data = build_data(cfg, stage.records[0], settings, source, codec)
+    log.info("Sample, what is learned in brackets:\n%s", preview(data.train_examples[0], codec.tokenizer))
+    context, held_out = build_context(cfg, source, codec)
+    roles = build_roles(cfg, stage, inputs, len(codec.tokenizer))
+    module = stage(settings, context, **roles)
+    log.info("Batch plan: %s.", module.batch_plan(data))
+    trainer = build_trainer(cfg, module, data, context, held_out, run_dir)
+    return Pieces(module, data, trainer, codec, template_hash(codec.tokenizer, cfg.data.template))
+
+
+def build_data(
+    cfg: DictConfig, kind: str, settings: Any, source: DataSource, codec: Codec
+) -> RecordDataModule:
+    """Build the batches that a stage trains on."""
+    examples = source.examples(kind, codec)
+    hardware, size = cfg.hardware, settings.batch_size
+    sequences = max((example.sequences for example in examples.train), default=1)
+    if kind == "prompt":  # has no gradient; the stage cuts its own minibatches
+        micro = size
+    elif sequences == 1:
+        micro = micro_batch_size(size, hardware.train_micro_batch_size, "stage.batch_size")
+    else:
+        micro = largest_divisor(size, hardware.train_micro_batch_size // sequences)
+    return RecordDataModule(
+        examples,
+        source.collate(kind, codec),
+        steps=settings.steps,
+        batch_size=size,
+        micro_batch_size=micro,
+        eval_batch_size=max(1, hardware.score_micro_batch_size // sequences),
+        seed=cfg.seed,
+    )
+
+
+def build_context(
+    cfg: DictConfig, source: DataSource, codec: Codec
+) -> tuple[StageContext, PromptBatch | None]:
+    """Build what a stage is given besides roles, and a few held-out prompts to watch."""
+    hardware = cfg.hardware
+    side, held_out = [], []
+    if source.offers("prompt"):
+        prompts = source.examples("prompt", codec)
+        size = hardware.generation_batch_size
+        side = source.prompt_batches(prompts.train, codec, count=SIDE_PROMPTS, batch_size=size)
+        held_out = source.prompt_batches(
+            prompts.validation, codec, count=WATCHED_PROMPTS, batch_size=WATCHED_PROMPTS
+        )
+    context = StageContext(
+        codec=codec,
+        train_micro_batch_size=hardware.train_micro_batch_size,
+        score_micro_batch_size=hardware.score_micro_batch_size,
+        generation_batch_size=hardware.generation_batch_size,
+        max_response_tokens=cfg.data.max_response_tokens,
+        gold=source.gold(),
+        side_prompts=side,
+        seed=cfg.seed,
+    )
+    return context, held_out[0] if held_out else None
+
+
+def build_trainer(
+    cfg: DictConfig,
+    stage: L.LightningModule,
+    data: RecordDataModule,
+    context: StageContext,
+    held_out: PromptBatch | None,
+    run_dir: Path,
+) -> L.Trainer:
+    """Build the Trainer: one epoch is the whole run."""
+    automatic = {
+        "accumulate_grad_batches": data.micro_batches_per_step,
+        "gradient_clip_val": stage.options.max_grad_norm,
+    }
+    sampling = Sampling(1.0, context.max_response_tokens, context.generation_batch_size)
+    callbacks: list[L.Callback] = [TQDMProgressBar(leave=True), Throughput()]
+    if held_out is not None:
+        callbacks.append(
+            SampleTable(
+                held_out, context.codec, sampling, every=cfg.samples_every, seed=cfg.seed
+            )
+        )
+    return L.Trainer(
+        accelerator=cfg.hardware.accelerator,
+        devices=cfg.hardware.devices,
+        precision=cfg.hardware.precision,
+        logger=instantiate(cfg.logger)(save_dir=str(run_dir)),
+        callbacks=callbacks,
+        max_epochs=1,
+        val_check_interval=cfg.validate_every,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        log_every_n_steps=10,
+        **(automatic if stage.automatic_optimization else {}),
+    )
+
+
+def build_codec(model: DictConfig, source: DataSource, inputs: Mapping[str, Path]) -> Codec:
+    """Take the tokenizer of the first input, of the base model, or train one on the data."""
+    if inputs:
+        tokenizer = load_tokenizer(str(next(iter(inputs.values()))))
+    elif model.vocab_size is None:
+        tokenizer = load_tokenizer(model.source)
+    else:
+        tokenizer = trained_tokenizer(source.training_texts(), model.vocab_size, cache_folder())
+    return make_codec(tokenizer, model.stop_tokens)
+
+
+def build_roles(
+    cfg: DictConfig, stage: Any, inputs: Mapping[str, Path], vocab_size: int
+) -> dict[str, Role]:
+    """Build the roles that a stage asks for, on one base or each on its own network."""
+    model = cfg.model
+    architecture = model.architecture and OmegaConf.to_container(model.architecture)
+    base = BaseModel(model.source, architecture, getattr(torch, model.dtype))
+    starts = {name: _starting_point(path) for name, path in inputs.items()}
+    if model.lora is None:
+        return own_roles(base, stage.roles, starts, vocab_size=vocab_size, seed=cfg.seed)
+    targets = model.lora.target_modules
+    shape = LoraShape(
+        model.lora.rank, model.lora.alpha, targets if isinstance(targets, str) else tuple(targets)
+    )
+    return adapter_roles(
+        base, shape, stage.roles, starts, vocab_size=vocab_size, seed=cfg.seed
+    )
+
+
+def _starting_point(path: Path) -> StartingPoint:
+    manifest = read_manifest(path)
+    if manifest is None:
+        return StartingPoint(str(path))
+    return StartingPoint(str(path), manifest.score_mean, manifest.score_std)
+
+
+def log_hyperparameters(cfg: DictConfig, trainer: L.Trainer, headline: dict[str, float]) -> None:
+    """Show the run in TensorBoard's HPARAMS tab: what was chosen, and what came of it."""
+    chosen: dict[str, Any] = {"seed": cfg.seed, "model": cfg.model.name, "data": cfg.data.name}
+    stage = OmegaConf.to_container(cfg.stage, resolve=True)
+    assert isinstance(stage, dict)
+    chosen |= {str(k): v for k, v in stage.items() if isinstance(v, int | float) and k != "_target_"}
+    if isinstance(trainer.logger, TensorBoardLogger):
+        trainer.logger.log_hyperparams(chosen, headline)
+        trainer.logger.save()

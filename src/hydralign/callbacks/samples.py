@@ -1,0 +1,60 @@
+"""The same few held-out prompts, answered again and again, as text in TensorBoard."""
+
+import lightning as L
+import torch
+
+from hydralign.data.collate import PromptBatch
+from hydralign.models.codec import Codec
+from hydralign.rollout.sampling import Sampling, sample_responses
+
+
+class SampleTable(L.Callback):
+    """Logs a table of prompts, responses and scores every so many steps."""
+
+    def __init__(
+        self, prompts: PromptBatch, codec: Codec, sampling: Sampling, *, every: int, seed: int
+    ) -> None:
+        """Fix the prompts and the draws.
+
+        Args:
+            prompts: held-out ones.
+            codec: stop and pad ids.
+            sampling: as in evaluation.
+            every: optimizer steps, in PPO rollouts, between two tables.
+            seed: of the draws, the same for every table.
+        """
+        self.prompts = prompts
+        self.codec = codec
+        self.sampling = sampling
+        self.every = every
+        self.seed = seed
+
+    def on_train_start(self, trainer: L.Trainer, stage: L.LightningModule) -> None:
+        """Show where training starts."""
+        self._log(trainer, stage, 0)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, stage: L.LightningModule, outputs: object, batch: object, index: int
+    ) -> None:
+        """Show where training stands."""
+        step, rest = divmod(index + 1, trainer.accumulate_grad_batches)
+        if rest == 0 and (step % self.every == 0 or trainer.is_last_batch):
+            self._log(trainer, stage, step)
+
+    def _log(self, trainer: L.Trainer, stage: L.LightningModule, step: int) -> None:
+        if trainer.logger is None:
+            return
+        generator = torch.Generator(stage.device).manual_seed(self.seed)
+        prompts = self.prompts.to(stage.device)
+        responses = sample_responses(stage.policy, prompts, self.codec, self.sampling, generator)
+        scorer = getattr(stage, "scorer", None)
+        scores = scorer(responses).tolist() if scorer else [None] * len(responses.texts)
+        rows = ["| prompt | response | score |", "| --- | --- | --- |"]
+        for prompt, text, score in zip(responses.prompts, responses.texts, scores, strict=True):
+            shown = "" if score is None else f"{score:+.2f}"
+            rows.append(f"| {_cell(prompt)} | {_cell(text)} | {shown} |")
+        trainer.logger.experiment.add_text("rollout/samples", "\n".join(rows), step)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", "<br>")

@@ -1,0 +1,190 @@
+"""The typed schema of what every run shares, and the check of what one stage adds to it.
+
+No torch here: composing, `--help` and every complaint about a config must stay quick.
+"""
+
+import ast
+import dataclasses
+import importlib.util
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hydralign.errors import UserError, nearest
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685) on a frozen base."""
+
+    rank: int = 16
+    alpha: int = 32
+    """The adapter's output is scaled by alpha / rank."""
+    target_modules: Any = "all-linear"
+    """Names of the layers to adapt, or PEFT's word for all but the LM head."""
+
+
+@dataclass
+class ModelConfig:
+    """The network."""
+
+    name: str = MISSING
+    source: str | None = None
+    """Hub id or local folder; null builds `architecture` from scratch."""
+    architecture: dict[str, Any] | None = None
+    """`model_type` and fields of a Hugging Face config."""
+    vocab_size: int | None = None
+    """Of a tokenizer trained on the data's own training texts; null takes the source's."""
+    dtype: str = "float32"
+    """Of the weights in memory. Trained weights should be float32."""
+    learning_rate: float = 2e-4
+    """Peak for supervised training; the stages derive theirs from it."""
+    stop_tokens: list[str] = field(default_factory=list)
+    """End a response, besides the end-of-sequence token."""
+    lora: LoraConfig | None = None
+    """null trains all weights, and every role owns a copy of the network."""
+
+
+@dataclass
+class DataConfig:
+    """Records: where they come from and which a stage may ask for."""
+
+    name: str = MISSING
+    path: str | None = None
+    """Hub id, or a local json / jsonl / csv / parquet file."""
+    source: dict[str, Any] = field(default_factory=dict)
+    """The function that reads the rows."""
+    records: dict[str, Any] = field(default_factory=dict)
+    """For each kind of record on offer, the function that makes it from rows."""
+    template: str = "chat"
+    """`chat`: the tokenizer's chat template. `plain`: the response continues the prompt."""
+    splits: dict[str, float] = field(
+        default_factory=lambda: {"train": 0.9, "validation": 0.05, "test": 0.05}
+    )
+    """Shares; a record's place depends on its prompt alone."""
+    max_prompt_tokens: int = 384
+    max_response_tokens: int = 192
+    max_comparison_tokens: int | None = None
+    """Limit on ranked responses; null is max_response_tokens."""
+    max_bad_rows: float = 0.05
+    """Share of unusable rows that stops the run."""
+    rating_gap: dict[str, float] = field(
+        default_factory=lambda: {"train": 0.0, "validation": 0.0, "test": 0.0}
+    )
+    """Pairs whose ratings lie closer are left out, by split."""
+    gold: dict[str, Any] | None = None
+    """A rule that scores responses and that no stage trains on."""
+
+
+@dataclass
+class HardwareConfig:
+    """The machine. Nothing here changes the mathematics of a run."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "32-true"
+    """Of the Trainer."""
+    train_micro_batch_size: int = 8
+    """Sequences in one forward and backward pass."""
+    score_micro_batch_size: int = 32
+    """Sequences in one forward pass without gradients."""
+    generation_batch_size: int = 32
+    """Responses sampled at a time."""
+
+
+@dataclass
+class RunConfig:
+    """Everything that `python train.py` can be told."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    stage: Any = MISSING
+    """What is optimised; its fields are the settings dataclass in the stage's own file."""
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    logger: Any = MISSING
+    seed: int = 0
+    outputs: str = "outputs"
+    """Where earlier runs are looked for."""
+    validate_every: float = 0.25
+    """Share of a run between two looks at held-out data."""
+    samples_every: int = 20
+    """Steps between two tables of sampled responses."""
+
+
+def register() -> None:
+    """Make the schema and the resolvers known to Hydra."""
+    ConfigStore.instance().store(name="schema", node=RunConfig)
+    OmegaConf.register_new_resolver("times", lambda x, y: float(x) * float(y), replace=True)
+
+
+def read_settings(stage: DictConfig, where: str = "stage") -> Any:
+    """Check a stage's config against the dataclass in the stage's file.
+
+    Args:
+        stage: the config group; its `_target_` names the stage's class.
+        where: its key, for messages.
+
+    Returns:
+        an instance of (a copy of) the dataclass.
+
+    Raises:
+        UserError: if a key is unknown, a value has the wrong type, or values contradict each other.
+    """
+    schema = _settings_class(stage["_target_"])
+    values = OmegaConf.to_container(stage, resolve=True)
+    assert isinstance(values, dict)
+    values.pop("_target_")
+    names = [f.name for f in dataclasses.fields(schema)]
+    for key in values:
+        if key not in names:
+            raise UserError(f"{where}.{key} does not exist.{nearest(str(key), names)}")
+    typed = OmegaConf.structured(schema)
+    for key, value in values.items():
+        try:
+            typed[key] = value
+        except OmegaConfBaseException as error:
+            raise UserError(f"{where}.{key}={value}: {_first_line(error)}.") from error
+    try:
+        return OmegaConf.to_object(typed)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"{where}: {_first_line(error)}") from error
+
+
+def check(config: DictConfig) -> None:
+    """Check all that can be checked before torch is imported.
+
+    Raises:
+        UserError: on the first mistake.
+    """
+    if "chain" in config.stage:
+        for name in config.stage.chain:
+            read_settings(config.stage[name], f"stage.{name}")
+    else:
+        read_settings(config.stage)
+
+
+def _settings_class(target: str) -> type:
+    """Take `<Stage>Settings` out of the stage's file without importing the file.
+
+    The file imports torch and lightning, which takes longer than a misspelt key should.
+    """
+    module, _, name = target.rpartition(".")
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None, target
+    tree = ast.parse(Path(spec.origin).read_text())
+    found = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name == f"{name}Settings"
+    ]
+    namespace: dict[str, Any] = {"dataclass": dataclass, "field": field, "__name__": __name__}
+    exec(compile(ast.Module(found, []), spec.origin, "exec"), namespace)  # noqa: S102
+    return namespace[f"{name}Settings"]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")

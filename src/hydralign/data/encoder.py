@@ -1,0 +1,98 @@
+"""From text to token ids."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hydralign.data.records import BadRow, PromptText
+from hydralign.data.templates import chat_text, check_template, dialogue_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A tokenizer with a template and length limits."""
+
+    tokenizer: "PreTrainedTokenizerBase"
+    template: str
+    """plain: the text as it is, after the begin-of-sequence token if there is one.
+    chat: the tokenizer's chat template."""
+    stop_id: int
+    """Ends every response."""
+    max_prompt_tokens: int
+    max_response_tokens: int
+    """Of demonstrations, the stop token included."""
+    max_comparison_tokens: int | None = None
+    """Of compared responses, the stop token included; None for the limit of demonstrations."""
+
+    def __post_init__(self) -> None:
+        check_template(self.template)
+
+    def prompt_text(self, prompt: PromptText) -> str:
+        """Return a prompt as it is tokenised.
+
+        Raises:
+            BadRow: if the chat template refuses it.
+        """
+        if self.template == "chat":
+            return chat_text(prompt, self.tokenizer)
+        return dialogue_text(prompt)
+
+    def prompt_ids(self, prompt: PromptText) -> list[int]:
+        """Return the tokens of a prompt, at least one: the first response token needs one before.
+
+        Raises:
+            BadRow: if there are more than `max_prompt_tokens`.
+        """
+        ids = self._tokenize(self.prompt_text(prompt)) or self._lone_start()
+        if len(ids) > self.max_prompt_tokens:
+            raise BadRow(
+                f"the prompt has more than max_prompt_tokens={self.max_prompt_tokens} tokens"
+            )
+        return ids
+
+    def response_ids(self, prompt: PromptText, response: str) -> list[int]:
+        """Return the tokens of a response to a prompt, the stop token at the end.
+
+        Raises:
+            BadRow: if no token is left, or the response itself contains the stop token.
+        """
+        if self.template == "plain" and not isinstance(prompt, str):
+            response = " " + response.lstrip(" ")  # "Assistant:" wants a space before the reply
+        prompt_text = self.prompt_text(prompt)
+        prompt_ids, joined = self._tokenize(prompt_text), self._tokenize(prompt_text + response)
+        # Tokenising the response alone would add a word boundary that the text does not have
+        # (SentencePiece writes one before every text). Cut from the whole it is what the model
+        # would have to write. Where a token spans the border there is no such cut; the prompt is
+        # what a policy is given, so it stays whole and the response is tokenised apart.
+        if joined[: len(prompt_ids)] == prompt_ids:
+            ids = joined[len(prompt_ids) :]
+        else:
+            ids = self._raw_ids(response)
+        if not ids:
+            raise BadRow("the response has no tokens")
+        if self.stop_id in ids:
+            raise BadRow("the response contains the stop token")
+        return [*ids, self.stop_id]
+
+    def _tokenize(self, text: str) -> list[int]:
+        """Tokenise from the start of a sequence: one begin-of-sequence token, never two."""
+        ids, bos = self._raw_ids(text), self.tokenizer.bos_token_id
+        if bos is None:
+            return ids
+        if self.template == "plain" and ids[:1] != [bos]:
+            return [bos, *ids]
+        while ids[:2] == [bos, bos]:
+            ids = ids[1:]
+        return ids
+
+    def _raw_ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
+        return ids
+
+    def _lone_start(self) -> list[int]:
+        # An empty prompt, and no begin-of-sequence token to stand for it.
+        if self.tokenizer.eos_token_id is None:
+            raise BadRow("empty prompt, and the tokenizer has no token that begins a sequence")
+        return [self.tokenizer.eos_token_id]

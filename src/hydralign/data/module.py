@@ -1,0 +1,90 @@
+"""The one LightningDataModule, whatever the records."""
+
+from collections.abc import Sequence
+
+import lightning as L
+
+from hydralign.data.loaders import Collate, EvaluationLoader, Example, TrainLoader
+from hydralign.data.splits import Splits
+
+
+class RecordDataModule(L.LightningDataModule):
+    """Hands encoded examples to the Trainer."""
+
+    def __init__(
+        self,
+        examples: Splits[Example],
+        collate: Collate,
+        *,
+        steps: int,
+        batch_size: int,
+        micro_batch_size: int,
+        seed: int,
+        eval_batch_size: int | None = None,
+    ) -> None:
+        """Put the data of a run together.
+
+        Args:
+            examples: of each split.
+            collate: makes a batch.
+            steps: optimizer steps in the whole run.
+            batch_size: examples per optimizer step.
+            micro_batch_size: examples per forward pass in training; divides `batch_size`.
+            seed: of the order in training.
+            eval_batch_size: examples per forward pass elsewhere; `micro_batch_size` if None.
+
+        Raises:
+            UserError: if the sizes do not divide, or there are too few examples for one step.
+        """
+        super().__init__()
+        self.examples = examples
+        self.collate = collate
+        self.eval_batch_size = eval_batch_size or micro_batch_size
+        self.train_loader = TrainLoader(
+            examples.train,
+            collate,
+            steps=steps,
+            batch_size=batch_size,
+            micro_batch_size=micro_batch_size,
+            seed=seed,
+        )
+
+    @property
+    def train_examples(self) -> Sequence[Example]:
+        """The examples that are trained on."""
+        return self.examples.train
+
+    @property
+    def validation_examples(self) -> Sequence[Example]:
+        """The examples watched during training."""
+        return self.examples.validation
+
+    @property
+    def test_examples(self) -> Sequence[Example]:
+        """The examples that the final figures come from."""
+        return self.examples.test
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one pass over the training examples."""
+        return self.train_loader.steps_per_epoch
+
+    @property
+    def micro_batches_per_step(self) -> int:
+        """Micro-batches that the Trainer accumulates into one optimizer step."""
+        return self.train_loader.batch_size // self.train_loader.micro_batch_size
+
+    def train_dataloader(self) -> TrainLoader:
+        """Return the shuffled micro-batches of the whole run."""
+        return self.train_loader
+
+    def val_dataloader(self) -> EvaluationLoader:
+        """Return the validation split in order."""
+        return self._in_order(self.examples.validation)
+
+    def test_dataloader(self) -> EvaluationLoader:
+        """Return the test split in order."""
+        return self._in_order(self.examples.test)
+
+    def _in_order(self, examples: Sequence[Example]) -> EvaluationLoader:
+        return EvaluationLoader(examples, self.collate, batch_size=self.eval_batch_size)

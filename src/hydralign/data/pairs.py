@@ -1,0 +1,25 @@
+"""Which pairs of a ranking to learn from."""
+
+from itertools import combinations
+
+from hydralign.data.examples import Pair
+from hydralign.data.records import Comparison
+
+_ROUNDING = 1e-9  # two printed means that differ by the gap must not fail it by a rounding error
+
+
+def preference_pairs(comparison: Comparison, rating_gap: float = 0.0) -> list[Pair]:
+    """Return all pairs of responses, the better one first.
+
+    Args:
+        comparison: k ranked responses: k (k - 1) / 2 pairs.
+        rating_gap: pairs whose ratings differ by less are left out; without ratings none is.
+    """
+    ranks, ratings = comparison.ranks, comparison.ratings
+    pairs = []
+    for i, j in combinations(range(len(ranks)), 2):
+        if ratings is not None and abs(ratings[i] - ratings[j]) < rating_gap - _ROUNDING:
+            continue
+        better, worse = (i, j) if ranks[i] <= ranks[j] else (j, i)
+        pairs.append(Pair(better, worse, 0.5 if ranks[i] == ranks[j] else 1.0))
+    return pairs

@@ -1,0 +1,104 @@
+"""Which artifacts a run starts from, and what tells one run's result from another's."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from hydralign.artifacts import MANIFEST, Lineage, Manifest, check_lineage, digest, find_artifact
+from hydralign.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def stage_name(cfg: DictConfig) -> str:
+    """Return the name that a stage's artifacts carry: that of the module of its class."""
+    return cfg.stage["_target_"].split(".")[-2]
+
+
+def lineage(cfg: DictConfig) -> Lineage:
+    """Return what this run's artifacts must have in common with those it starts from."""
+    model = cfg.model
+    base = model.source
+    if base is None:  # from scratch: its tokenizer comes from the data
+        made_of = [OmegaConf.to_container(model.architecture), model.vocab_size, model.dtype]
+        base = f"{model.name} from scratch {digest(made_of)} on {cfg.data.name}"
+    lora = "none" if model.lora is None else digest(OmegaConf.to_container(model.lora))
+    return Lineage(base=base, quantization="none", lora=lora, template=cfg.data.template)
+
+
+def find_inputs(
+    cfg: DictConfig, stage: Any, settings: Any, finished: Mapping[str, Path]
+) -> dict[str, Path]:
+    """Find the artifacts that a stage starts from.
+
+    Args:
+        cfg: of the run.
+        stage: its class, which names its inputs.
+        settings: may name a path for each.
+        finished: artifacts that the chain has made, by stage.
+
+    Raises:
+        UserError: if one is missing or does not fit.
+    """
+    inputs = {}
+    wanted = lineage(cfg)
+    for name, maker in stage.inputs.items():
+        named = getattr(settings, name)
+        if named is not None:
+            inputs[name] = Path(named)
+            _check_named(Path(named), wanted, f"stage.{name}")
+        elif maker in finished:
+            inputs[name] = finished[maker]
+        else:
+            command = f"python train.py stage={maker} model={cfg.model.name} data={cfg.data.name}"
+            inputs[name] = find_artifact(Path(cfg.outputs), maker, wanted, command)
+            log.info("stage.%s: took %s", name, inputs[name])
+    _check_templates(inputs)
+    return inputs
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """Read the manifest of an artifact; None for a plain Hugging Face folder or hub id."""
+    return Manifest.read(path) if (path / MANIFEST).is_file() else None
+
+
+def _check_named(path: Path, wanted: Lineage, where: str) -> None:
+    manifest = read_manifest(path)
+    if manifest is not None:
+        check_lineage(path, manifest, wanted, where)
+    elif path.exists() and not (path / "config.json").is_file():
+        raise UserError(
+            f"{where}={path} is neither an artifact of a finished stage ({MANIFEST} is missing) nor "
+            "a Hugging Face folder (config.json is missing)."
+        )
+    else:
+        log.warning("%s=%s has no manifest, so nothing can be checked about it.", where, path)
+
+
+def _check_templates(inputs: Mapping[str, Path]) -> None:
+    hashes = {
+        f"stage.{name}={path}": manifest.template_hash
+        for name, path in inputs.items()
+        if (manifest := read_manifest(path)) is not None
+    }
+    if len(set(hashes.values())) > 1:
+        found = ", ".join(f"{where} has {value}" for where, value in hashes.items())
+        raise UserError(
+            f"The inputs of this stage disagree on tokenizer or template: {found}. "
+            "Name artifacts that were trained one on top of the other."
+        )
+
+
+def config_hash(cfg: DictConfig, inputs: Mapping[str, Path]) -> str:
+    """Hash everything that could change a stage's result; the machine is left out."""
+    parts = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "data", "stage")}
+    return digest([parts, cfg.seed, parent_ids(inputs)])
+
+
+def parent_ids(inputs: Mapping[str, Path]) -> dict[str, str]:
+    """Name each input by the id in its manifest, or by its path where it has none."""
+    manifests = {name: read_manifest(path) for name, path in inputs.items()}
+    return {n: m.id if m is not None else str(inputs[n]) for n, m in manifests.items()}

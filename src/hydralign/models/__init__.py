@@ -1,0 +1,1 @@
+"""Networks: tokenizers, loading, heads, adapters, and the four roles that stages see."""

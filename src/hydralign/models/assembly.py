@@ -1,0 +1,135 @@
+"""From what a stage asks for to its roles: each owning a network, or all sharing one base."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hydralign.models.adapters import AdapterSet, LoraShape
+from hydralign.models.heads import ScalarHead
+from hydralign.models.loading import (
+    BaseModel,
+    is_scorer,
+    load_adapter,
+    load_language_model,
+    load_scorer,
+)
+from hydralign.models.roles import AdapterNetwork, Network, Role, ScalarRole, TextRole
+
+
+@dataclass(frozen=True)
+class RoleSpec:
+    """What a stage asks of one role."""
+
+    starts_from: str | None = None
+    """The stage's input that the role is a copy of; None is the base model."""
+    trained: bool = False
+    scalar: bool = False
+    """True gives a `ScalarRole`, False a `TextRole`."""
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """An artifact that a role may start from."""
+
+    folder: str
+    """Local folder, or a hub id."""
+    score_mean: float = 0.0
+    score_std: float = 1.0
+    """Normalisation of the scores, if it holds a reward model."""
+
+
+def own_roles(
+    base: BaseModel,
+    specs: Mapping[str, RoleSpec],
+    starts: Mapping[str, StartingPoint],
+    *,
+    vocab_size: int,
+    seed: int,
+) -> dict[str, Role]:
+    """Give every role a network of its own (full fine-tuning).
+
+    Args:
+        base: for roles that start from no artifact.
+        specs: the roles wanted, by name.
+        starts: the stage's inputs, by name.
+        vocab_size: of the tokenizer.
+        seed: of random weights.
+    """
+    roles: dict[str, Role] = {}
+    for name, spec in specs.items():
+        start = starts[spec.starts_from] if spec.starts_from else None
+        if start is None:
+            model, head_weight = base.load(vocab_size, seed), None
+        elif is_scorer(start.folder):
+            model, head_weight = load_scorer(start.folder, base.dtype)
+        else:
+            model, head_weight = load_language_model(start.folder, base.dtype), None
+        network = Network(model, trained=spec.trained)
+        roles[name] = _role(network, spec, start, head_weight, seed)
+    return roles
+
+
+def adapter_roles(
+    base: BaseModel,
+    shape: LoraShape,
+    specs: Mapping[str, RoleSpec],
+    starts: Mapping[str, StartingPoint],
+    *,
+    vocab_size: int,
+    seed: int,
+) -> dict[str, Role]:
+    """Put every role on one shared base, each as an adapter.
+
+    Args:
+        base: loaded once.
+        shape: of every adapter.
+        specs: the roles wanted, by name.
+        starts: the stage's inputs, by name.
+        vocab_size: of the tokenizer.
+        seed: of random weights.
+
+    Raises:
+        UserError: if an artifact holds no adapter, or one that does not fit.
+    """
+    adapters = AdapterSet(base.load(vocab_size, seed), shape)
+    roles: dict[str, Role] = {}
+    for name, spec in specs.items():
+        start = starts[spec.starts_from] if spec.starts_from else None
+        weights, head_weight = load_adapter(Path(start.folder)) if start else (None, None)
+        adapters.add(name, trained=spec.trained, weights=weights)
+        roles[name] = _role(AdapterNetwork(adapters, name), spec, start, head_weight, seed)
+    return roles
+
+
+def _role(
+    network: Network,
+    spec: RoleSpec,
+    start: StartingPoint | None,
+    head_weight: Tensor | None,
+    seed: int,
+) -> Role:
+    _disable_dropout(network.language_model)
+    if not spec.scalar:
+        return TextRole(network)
+    hidden_size = network.language_model.config.get_text_config().hidden_size
+    head = ScalarHead(hidden_size, torch.Generator().manual_seed(seed))
+    if start is not None and head_weight is not None:
+        head.weight.data.copy_(head_weight)
+        head.mean.fill_(start.score_mean)
+        head.std.fill_(start.score_std)
+    return ScalarRole(network, head, trained=spec.trained)
+
+
+def _disable_dropout(model: PreTrainedModel) -> None:
+    # Policy, old policy and reference must be the same function of their weights.
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
+
+

@@ -1,0 +1,123 @@
+"""Base networks: from the hub, from a folder, or from scratch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from hydralign.errors import UserError
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+HEAD_KEY = "base_model.model.score.weight"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """Where the weights come from that no stage has changed yet."""
+
+    source: str | None
+    """Hub id or local folder; None builds `architecture` from scratch."""
+    architecture: Mapping[str, Any] | None
+    """`model_type` and the other fields of a Hugging Face config."""
+    dtype: torch.dtype
+
+    def load(self, vocab_size: int, seed: int) -> PreTrainedModel:
+        """Load the causal language model, or draw its weights at random.
+
+        Args:
+            vocab_size: of the tokenizer; used from scratch only.
+            seed: of the random weights.
+
+        Raises:
+            UserError: if the source cannot be loaded.
+        """
+        if self.source is not None:
+            return load_language_model(self.source, self.dtype)
+        fields = {**(self.architecture or {}), "vocab_size": vocab_size}
+        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return AutoModelForCausalLM.from_config(config, dtype=self.dtype)
+
+
+def load_language_model(source: str, dtype: torch.dtype) -> PreTrainedModel:
+    """Load a causal language model from a hub id or a folder.
+
+    Raises:
+        UserError: if it cannot be loaded.
+    """
+    return _from_pretrained(AutoModelForCausalLM, source, dtype=dtype)
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a hub id or a folder.
+
+    Raises:
+        UserError: if it cannot be loaded.
+    """
+    return _from_pretrained(AutoTokenizer, source)
+
+
+def load_scorer(source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Tensor]:
+    """Load a reward model in Hugging Face's form: a classifier with one label.
+
+    Returns:
+        the network, and the weight (1, d) of its head.
+
+    Raises:
+        UserError: if it cannot be loaded, or has another number of labels.
+    """
+    model = _from_pretrained(AutoModelForSequenceClassification, source, dtype=dtype)
+    if model.config.num_labels != 1 or not hasattr(model, "score"):
+        raise UserError(
+            f"{source} is no reward model: it has {model.config.num_labels} labels, one is wanted."
+        )
+    return model, model.score.weight.detach().float()
+
+
+def is_scorer(source: str) -> bool:
+    """Say whether a folder or hub id holds a classifier rather than a language model."""
+    config = _from_pretrained(AutoConfig, source)
+    return any("SequenceClassification" in name for name in config.architectures or ())
+
+
+def load_adapter(folder: Path) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Read an adapter from disk.
+
+    Returns:
+        its weights named as PEFT names them, and the head (1, d) that lies with them, if any.
+
+    Raises:
+        UserError: if there is no adapter in the folder.
+    """
+    path = folder / ADAPTER_WEIGHTS
+    if not path.is_file():
+        raise UserError(
+            f"{folder} holds no adapter ({ADAPTER_WEIGHTS}), but this model is trained with LoRA. "
+            "Give the artifact of a run with the same model config."
+        )
+    weights = load_file(path)
+    return weights, weights.pop(HEAD_KEY, None)
+
+
+def _from_pretrained(kind: Any, source: str, **options: Any) -> Any:
+    try:
+        return kind.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"Cannot load {source!r}: {first_line}\n"
+            "Give a hub id that can be reached or a local folder: model.source=FOLDER."
+        ) from error

@@ -1,0 +1,179 @@
+"""The four roles as stages see them: networks that write text, and networks that give numbers.
+
+Whether a role owns its network or is an adapter on a shared base shows only in its `Network`.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from hydralign.models.adapters import AdapterSet
+from hydralign.models.heads import ScalarHead
+from hydralign.rl.logprobs import token_entropy, token_logprobs
+from hydralign.rl.sequences import Sequences
+
+
+class Network(nn.Module):
+    """A transformer up to its last hidden states, owned by one role."""
+
+    def __init__(self, language_model: PreTrainedModel, *, trained: bool) -> None:
+        """Take the network over.
+
+        Args:
+            language_model: a causal language model, or one without its LM head.
+            trained: whether its parameters get gradients.
+        """
+        super().__init__()
+        self.language_model = language_model.requires_grad_(trained)
+
+    def prepare(self) -> None:
+        """Do what must precede a forward pass; nothing, where the network is the role's own."""
+
+    def trained_parameters(self) -> Iterable[nn.Parameter]:
+        """Return what the optimizer may change."""
+        return [p for p in self.language_model.parameters() if p.requires_grad]
+
+    def forward(self, **inputs: Tensor | Cache | bool | None) -> Tensor:
+        """Return hidden states (b, t, d)."""
+        self.prepare()
+        return self.language_model.base_model(**inputs).last_hidden_state
+
+    def lm_head(self, hidden_states: Tensor) -> Tensor:
+        """Map hidden states (..., d) to logits (..., v)."""
+        return self.language_model.get_output_embeddings()(hidden_states)
+
+
+class AdapterNetwork(Network):
+    """A shared base, run with one role's adapter."""
+
+    def __init__(self, adapters: AdapterSet, name: str) -> None:
+        """Use an adapter that has been added already.
+
+        Args:
+            adapters: the base and all roles' adapters.
+            name: of this role.
+        """
+        nn.Module.__init__(self)
+        self.language_model = adapters.language_model
+        self.adapters = adapters
+        self.name = name
+
+    def prepare(self) -> None:
+        """Switch the base to this role."""
+        self.adapters.activate(self.name)
+
+    def trained_parameters(self) -> Iterable[nn.Parameter]:
+        """Return the adapter's parameters, if they train."""
+        return [p for p in self.adapters.parameters_of(self.name) if p.requires_grad]
+
+
+class TokenStats(NamedTuple):
+    """What a text role thinks of given responses."""
+
+    logprobs: Tensor
+    """(b, r) of each response token; 0 outside the mask."""
+    entropy: Tensor
+    """(b, r) of the distribution each was drawn from, detached; 0 outside the mask."""
+
+
+class TextRole(nn.Module):
+    """A role that writes: policy or reference."""
+
+    def __init__(self, network: Network) -> None:
+        """Wrap a network that has an LM head."""
+        super().__init__()
+        self.network = network
+
+    def forward(self, sequences: Sequences, *, temperature: float = 1.0) -> TokenStats:
+        """Score the counted response tokens; the LM head runs on no other position.
+
+        Args:
+            sequences: b prompts with their responses.
+            temperature: what sampling divides the logits by.
+        """
+        mask = sequences.response_mask
+        # Flat before the product: a strided (b, r, d) slice would make it a slow batched one.
+        logits = self.network.lm_head(_before_response(self.network, sequences)[mask])
+        logprobs = token_logprobs(logits, sequences.response_ids[mask], temperature=temperature)
+        entropy = token_entropy(logits.detach(), temperature=temperature)
+        zeros = logprobs.new_zeros(mask.shape)
+        return TokenStats(
+            zeros.masked_scatter(mask, logprobs), zeros.masked_scatter(mask, entropy)
+        )
+
+    def next_token_logits(
+        self, ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Cache
+    ) -> Tensor:
+        """Extend the cache by some tokens and return the logits (b, v) of the token that follows.
+
+        Args:
+            ids: (b, n) the new tokens.
+            attention_mask: (b, cached + n) bool.
+            position_ids: (b, n) of the new tokens.
+            cache: keys and values of the tokens before; extended in place.
+        """
+        hidden_states = self.network(
+            input_ids=ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return self.network.lm_head(hidden_states[:, -1])
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Return what the optimizer may change."""
+        return list(self.network.trained_parameters())
+
+
+class ScalarRole(nn.Module):
+    """A role that gives numbers: value model or reward model."""
+
+    def __init__(self, network: Network, head: ScalarHead, *, trained: bool) -> None:
+        """Put a head on a network.
+
+        Args:
+            network: its LM head, if it has one, stays unused.
+            head: of this role alone.
+            trained: whether the head's weight gets gradients.
+        """
+        super().__init__()
+        self.network = network
+        self.head = head.requires_grad_(trained)
+
+    def values(self, sequences: Sequences) -> Tensor:
+        """Return (b, r) the value before each response token."""
+        return self.head(_before_response(self.network, sequences))
+
+    def scores(self, sequences: Sequences) -> Tensor:
+        """Return (b,) the score of each whole response, read at its last counted token."""
+        hidden_states = _hidden_states(self.network, sequences)
+        last = sequences.prompt_length + sequences.last_token_index
+        rows = torch.arange(len(sequences), device=last.device)
+        return self.head(hidden_states[rows, last])
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Return what the optimizer may change."""
+        head = [self.head.weight] if self.head.weight.requires_grad else []
+        return [*self.network.trained_parameters(), *head]
+
+
+Role = TextRole | ScalarRole
+
+
+def _hidden_states(network: Network, sequences: Sequences) -> Tensor:
+    return network(
+        input_ids=sequences.sequence_ids,
+        attention_mask=sequences.attention_mask,
+        position_ids=sequences.position_ids,
+        use_cache=False,
+    )
+
+
+def _before_response(network: Network, sequences: Sequences) -> Tensor:
+    # The state that predicts response token i is that of the token before it.
+    return _hidden_states(network, sequences)[:, sequences.prompt_length - 1 : -1]

@@ -1,0 +1,1 @@
+"""What scores a response: a reward model, or a rule."""

@@ -1,0 +1,49 @@
+"""The two kinds of scorer: a reward model, and a rule over texts."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from hydralign.models.roles import ScalarRole
+from hydralign.rollout.sampling import Responses
+
+Rule = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+"""Scores b prompts with their b responses, both as text."""
+
+
+class RewardModelScorer:
+    """Scores responses by a reward model, on the very tokens that were sampled."""
+
+    def __init__(self, reward_model: ScalarRole, micro_batch_size: int) -> None:
+        """Keep the model, without owning it.
+
+        Args:
+            reward_model: frozen.
+            micro_batch_size: rows per forward pass.
+        """
+        self.reward_model = reward_model
+        self.micro_batch_size = micro_batch_size
+
+    @torch.no_grad()
+    def __call__(self, responses: Responses) -> Tensor:
+        """Return the (b,) normalised scores of b responses."""
+        sequences = responses.sequences
+        return torch.cat(
+            [
+                self.reward_model.scores(sequences.select(slice(i, i + self.micro_batch_size)))
+                for i in range(0, len(sequences), self.micro_batch_size)
+            ]
+        )
+
+
+class RuleScorer:
+    """Scores responses by a rule that reads their texts."""
+
+    def __init__(self, rule: Rule) -> None:
+        """Keep the rule."""
+        self.rule = rule
+
+    def __call__(self, responses: Responses) -> Tensor:
+        """Return the (b,) scores of b responses."""
+        return torch.tensor(self.rule(responses.prompts, responses.texts), dtype=torch.float32)

@@ -1,0 +1,89 @@
+"""One rollout: responses, and what the four roles think of them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hydralign.data.collate import PromptBatch
+from hydralign.models.codec import Codec
+from hydralign.models.roles import ScalarRole, TextRole
+from hydralign.rl.sequences import Sequences
+from hydralign.rollout.sampling import Responses, Sampling, Scorer, sample_responses
+from hydralign.rollout.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """All data of one sampling phase; one row is one response. Nothing here has a gradient."""
+
+    responses: Responses
+    """The b responses themselves."""
+    old_logprobs: Tensor
+    """(b, r) under the policy that sampled, recomputed the way training computes them."""
+    entropy: Tensor
+    """(b, r) of that policy."""
+    ref_logprobs: Tensor
+    """(b, r) under the reference."""
+    old_values: Tensor
+    """(b, r) the value before each token."""
+    scores: Tensor
+    """(b,) of whole responses, as the scorer gave them."""
+
+    @property
+    def sequences(self) -> Sequences:
+        """The b prompts with their responses."""
+        return self.responses.sequences
+
+
+def collect_rollout(
+    policy: TextRole,
+    reference: TextRole,
+    value_model: ScalarRole,
+    scorer: Scorer,
+    prompts: PromptBatch,
+    codec: Codec,
+    sampling: Sampling,
+    generator: torch.Generator,
+    *,
+    micro_batch_size: int,
+    clock: Stopwatch,
+) -> Rollout:
+    """Sample a response for each prompt and let every role judge it, one role after the other.
+
+    Old log-probs are recomputed in the very micro-batch shape of training instead of taken from
+    sampling: kernels may differ between the two, and the first ratio must be 1.
+
+    Args:
+        policy: samples.
+        reference: the KL is measured against it.
+        value_model: predicts the return.
+        scorer: scores whole responses.
+        prompts: b prompts.
+        codec: stop and pad ids.
+        sampling: temperature, length limit.
+        generator: source of the draws.
+        micro_batch_size: rows per forward pass, as in training.
+        clock: notes the seconds of sampling ("generate") and of judging ("score").
+    """
+    responses = sample_responses(policy, prompts, codec, sampling, generator)
+    clock.lap("generate")
+    sequences, temperature = responses.sequences, sampling.temperature
+    with torch.no_grad():
+        micro_batches = [
+            sequences.select(slice(i, i + micro_batch_size))
+            for i in range(0, len(sequences), micro_batch_size)
+        ]
+        stats = [policy(batch, temperature=temperature) for batch in micro_batches]
+        ref_stats = [reference(batch, temperature=temperature) for batch in micro_batches]
+        values = [value_model.values(batch) for batch in micro_batches]
+        scores = scorer(responses)
+    clock.lap("score")
+    return Rollout(
+        responses=responses,
+        old_logprobs=torch.cat([s.logprobs for s in stats]),
+        entropy=torch.cat([s.entropy for s in stats]),
+        ref_logprobs=torch.cat([s.logprobs for s in ref_stats]),
+        old_values=torch.cat(values),
+        scores=scores,
+    )

@@ -1,0 +1,132 @@
+"""Run one stage, or a chain of them: find inputs, build, fit, measure, save."""
+
+import logging
+import time
+from pathlib import Path
+
+import lightning as L
+from omegaconf import DictConfig
+
+from hydralign import build
+from hydralign.artifacts import (
+    MANIFEST,
+    Manifest,
+    new_manifest,
+    write_artifact,
+    write_json,
+)
+from hydralign.inputs import config_hash, find_inputs, lineage, parent_ids, stage_name
+from hydralign.models.roles import ScalarRole
+from hydralign.models.saving import save_role
+from hydralign.summary import final_table
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig, run_dir: Path) -> float:
+    """Run what the config asks for.
+
+    Args:
+        cfg: composed and checked.
+        run_dir: where everything goes.
+
+    Returns:
+        the headline figure of the (last) stage.
+
+    Raises:
+        UserError: for a mistake that the user can mend.
+    """
+    if "chain" in cfg.stage:
+        return run_chain(cfg, run_dir)
+    return run_stage(cfg, run_dir, {})
+
+
+def run_chain(cfg: DictConfig, run_dir: Path) -> float:
+    """Run stages one after the other, each starting from those before it in the same folder.
+
+    Args:
+        cfg: `stage.chain` names the stages, whose configs lie beside it.
+        run_dir: gets a folder per stage; a stage that is finished there for the same config is
+            not run again.
+    """
+    finished: dict[str, Path] = {}
+    figures: dict[str, float] = {}
+    headline = float("nan")
+    for name in cfg.stage.chain:
+        headline = run_stage(build.stage_of_chain(cfg, name), run_dir / name, finished)
+        finished[name] = run_dir / name / "artifact"
+        figures |= Manifest.read(finished[name]).metrics
+    write_json(run_dir / "metrics.json", figures)
+    log.info("\n%s", final_table(figures))
+    return headline
+
+
+def run_stage(cfg: DictConfig, run_dir: Path, finished: dict[str, Path]) -> float:
+    """Run one stage from its inputs to its artifact.
+
+    Args:
+        cfg: of the stage.
+        run_dir: gets `artifact/`, `metrics.json` and TensorBoard events.
+        finished: artifacts of the stages that a chain has run before.
+
+    Returns:
+        the stage's headline figure.
+    """
+    stage_class, settings = build.stage_class(cfg)
+    name = stage_name(cfg)
+    log.info("\n== %s | model %s | data %s | %s", name, cfg.model.name, cfg.data.name, run_dir)
+    inputs = find_inputs(cfg, stage_class, settings, finished)
+    fingerprint = config_hash(cfg, inputs)
+    done = _finished_before(run_dir / "artifact", fingerprint)
+    if done is not None:
+        log.info("Already done with the same config; taken as it is.")
+        return done.metrics[stage_class.headline]
+
+    started = time.perf_counter()
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    pieces = build.build_pieces(cfg, stage_class, settings, inputs, run_dir)
+    trainer = pieces.trainer
+    trainer.fit(pieces.stage, pieces.data)
+    trainer.test(pieces.stage, pieces.data, verbose=False)
+    figures = {**pieces.stage.figures, f"{name}/seconds": time.perf_counter() - started}
+    _save(cfg, pieces, inputs, figures, fingerprint, run_dir)
+    log.info("\n%s", final_table(figures))
+    return figures[stage_class.headline]
+
+
+def _finished_before(folder: Path, fingerprint: str) -> Manifest | None:
+    if not (folder / MANIFEST).is_file():
+        return None
+    manifest = Manifest.read(folder)
+    return manifest if manifest.config_hash == fingerprint else None
+
+
+def _save(
+    cfg: DictConfig,
+    pieces: build.Pieces,
+    inputs: dict[str, Path],
+    figures: dict[str, float],
+    fingerprint: str,
+    run_dir: Path,
+) -> None:
+    """Write the artifact, the figures and, where there are any, the samples."""
+    stage = pieces.stage
+    product = getattr(stage, stage.product)
+    scalar = isinstance(product, ScalarRole)
+    manifest = new_manifest(
+        stage=stage_name(cfg),
+        lineage=lineage(cfg),
+        template_hash=pieces.template_hash,
+        config_hash=fingerprint,
+        parents=parent_ids(inputs),
+        score_mean=product.head.mean.item() if scalar else 0.0,
+        score_std=product.head.std.item() if scalar else 1.0,
+        metrics=figures,
+    )
+    write_artifact(
+        run_dir / "artifact", manifest, lambda folder: save_role(product, pieces.codec, folder)
+    )
+    write_json(run_dir / "metrics.json", figures)
+    if samples := getattr(stage, "samples", None):
+        (run_dir / "samples.md").write_text(samples)
+    build.log_hyperparameters(cfg, pieces.trainer, {stage.headline: figures[stage.headline]})

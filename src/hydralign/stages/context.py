@@ -1,0 +1,28 @@
+"""What a stage is given besides its settings and roles."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hydralign.data.collate import PromptBatch
+from hydralign.models.codec import Codec
+from hydralign.rewards.scorers import RuleScorer
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """The machine's limits, the text side of the model, and data beyond the stage's own batches."""
+
+    codec: Codec
+    train_micro_batch_size: int
+    """Rows per forward pass with gradients."""
+    score_micro_batch_size: int
+    """Rows per forward pass without gradients."""
+    generation_batch_size: int
+    """Rows sampled at a time."""
+    max_response_tokens: int
+    """Length limit of sampled responses."""
+    gold: RuleScorer | None
+    """A score that no stage trains on, if the data set names one."""
+    side_prompts: Sequence[PromptBatch]
+    """Training prompts for a stage whose own batches hold none."""
+    seed: int

@@ -1,0 +1,136 @@
+"""Two policies on the same held-out prompts."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hydralign.data.collate import PromptBatch
+from hydralign.models.codec import Codec
+from hydralign.models.roles import TextRole
+from hydralign.rewards.scorers import RuleScorer
+from hydralign.rl.kl import kl_k1
+from hydralign.rl.masks import masked_sum
+from hydralign.rollout.sampling import Responses, Sampling, Scorer, sample_responses
+from hydralign.stages.bootstrap import bootstrap_interval
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one policy made of some prompts, and how it was judged."""
+
+    responses: list[Responses]
+    scores: Tensor
+    """(n,)"""
+    gold: Tensor | None
+    """(n,) by a rule that no stage trains on."""
+
+    @property
+    def texts(self) -> list[str]:
+        """The n responses."""
+        return [text for batch in self.responses for text in batch.texts]
+
+    @property
+    def prompts(self) -> list[str]:
+        """The n prompts."""
+        return [text for batch in self.responses for text in batch.prompts]
+
+
+class HeadToHead:
+    """Collects the answers of a policy and of the reference it started from."""
+
+    def __init__(
+        self,
+        *,
+        before: TextRole,
+        after: TextRole,
+        scorer: Scorer,
+        gold: RuleScorer | None,
+        codec: Codec,
+        sampling: Sampling,
+        seed: int,
+    ) -> None:
+        """Name the two.
+
+        Args:
+            before: the reference.
+            after: the trained policy.
+            scorer: what it was trained against.
+            gold: a rule that it was not trained against, if there is one.
+            codec: of both.
+            sampling: of both.
+            seed: of the draws.
+        """
+        self.before, self.after = before, after
+        self.scorer, self.gold = scorer, gold
+        self.codec, self.sampling, self.seed = codec, sampling, seed
+        self._batches: list[PromptBatch] = []
+
+    def add(self, prompts: PromptBatch) -> None:
+        """Add prompts to answer."""
+        self._batches.append(prompts)
+
+    @torch.no_grad()
+    def answers(self, policy: TextRole) -> Answers:
+        """Let a policy answer all prompts; each policy draws from the same seed."""
+        device = self._batches[0].prompt_ids.device
+        generator = torch.Generator(device).manual_seed(self.seed)
+        responses = [
+            sample_responses(policy, prompts, self.codec, self.sampling, generator)
+            for prompts in self._batches
+        ]
+        scores = torch.cat([self.scorer(batch) for batch in responses])
+        gold = torch.cat([self.gold(batch) for batch in responses]) if self.gold else None
+        return Answers(responses, scores, gold)
+
+    @torch.no_grad()
+    def kl_per_sequence(self, answers: Answers) -> float:
+        """Mean KL of the trained policy against the reference, in nats per response."""
+        temperature = self.sampling.temperature
+        totals = []
+        for batch in answers.responses:
+            logprobs = self.after(batch.sequences, temperature=temperature).logprobs
+            ref_logprobs = self.before(batch.sequences, temperature=temperature).logprobs
+            kl = kl_k1(logprobs, ref_logprobs)
+            totals.append(masked_sum(kl, batch.sequences.response_mask, dim=-1))
+        return torch.cat(totals).mean().item()
+
+    def compare(self) -> tuple[Answers, Answers]:
+        """Return the answers before and after."""
+        return self.answers(self.before), self.answers(self.after)
+
+    def figures(self, before: Answers, after: Answers) -> dict[str, float]:
+        """Return the figures of the comparison, by name.
+
+        A win is a higher score than the reference's on the same prompt; equal scores are half.
+        """
+        wins = (torch.sign(after.scores - before.scores) + 1) / 2
+        low, high = bootstrap_interval(list(wins.unsqueeze(-1)), seed=self.seed)
+        figures = {
+            "prompts": float(len(wins)),
+            "score_before": before.scores.mean().item(),
+            "score_after": after.scores.mean().item(),
+            "win_rate": wins.mean().item(),
+            "win_rate_low": low,
+            "win_rate_high": high,
+            "kl_per_sequence": self.kl_per_sequence(after),
+        }
+        for name, answers in (("_before", before), ("", after)):
+            figures |= {key + name: value for key, value in _text_figures(answers).items()}
+        if before.gold is not None and after.gold is not None:
+            figures["gold_before"] = before.gold.mean().item()
+            figures["gold_after"] = after.gold.mean().item()
+        return figures
+
+
+def _text_figures(answers: Answers) -> dict[str, float]:
+    texts = answers.texts
+    bigrams = [pair for text in texts for pair in zip(text.split(), text.split()[1:], strict=False)]
+    finished = torch.cat([batch.finished for batch in answers.responses]).float()
+    lengths = torch.cat([batch.sequences.response_mask.sum(-1) for batch in answers.responses])
+    return {
+        "eos_rate": finished.mean().item(),
+        "response_length": lengths.float().mean().item(),
+        "distinct_responses": len(set(texts)) / len(texts),
+        "distinct_bigrams": len(set(bigrams)) / max(len(bigrams), 1),
+    }

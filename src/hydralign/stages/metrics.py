@@ -1,0 +1,97 @@
+"""The figures of a rollout and its updates, as they are logged (docs/metrics.md)."""
+
+import resource
+
+import torch
+from torch import Tensor
+
+from hydralign.rl.experience import Experience
+from hydralign.rl.kl import kl_k1, kl_k3
+from hydralign.rl.losses import clipped_tokens, explained_variance
+from hydralign.rl.masks import masked_mean, masked_sum
+from hydralign.rollout.collect import Rollout
+from hydralign.stages.averages import Averages
+
+
+def rollout_metrics(rollout: Rollout, returns: Tensor, kl_coef: float) -> dict[str, float]:
+    """Describe what was sampled.
+
+    Args:
+        rollout: b responses and their judgement.
+        returns: (b, r) the value model's targets.
+        kl_coef: that weighed the KL in them.
+    """
+    mask = rollout.sequences.response_mask
+    kl = kl_k1(rollout.old_logprobs, rollout.ref_logprobs)
+    kl_per_sequence = masked_sum(kl, mask, dim=-1).mean()
+    k3 = kl_k3(rollout.old_logprobs, rollout.ref_logprobs)
+    texts = rollout.responses.texts
+    metrics = {
+        "rollout/response_length": mask.sum(-1).float().mean(),
+        "rollout/eos_rate": rollout.responses.finished.float().mean(),
+        "rollout/distinct_responses": torch.tensor(len(set(texts)) / len(texts)),
+        "reward/score": rollout.scores.mean(),
+        "reward/score_std": rollout.scores.std(correction=0),
+        "reward/score_minus_kl": rollout.scores.mean() - kl_coef * kl_per_sequence,
+        "kl/per_sequence": kl_per_sequence,
+        "kl/k3_per_token": masked_mean(k3, mask),
+        "kl/coef": torch.tensor(kl_coef),
+        "policy/entropy": masked_mean(rollout.entropy, mask),
+        "value/explained_variance": explained_variance(rollout.old_values, returns, mask),
+    }
+    return {name: value.item() for name, value in metrics.items()}
+
+
+def policy_metrics(
+    averages: Averages, logprobs: Tensor, batch: Experience, clip_range: float
+) -> None:
+    """Add how far one micro-batch's policy has moved from the one that sampled.
+
+    Args:
+        averages: collects.
+        logprobs: (b, r) of the policy now.
+        batch: b rows of the rollout.
+        clip_range: of the loss.
+    """
+    mask = batch.sequences.response_mask
+    log_ratio = logprobs.detach() - batch.old_logprobs
+    averages.add("policy/approx_kl", kl_k3(batch.old_logprobs, batch.old_logprobs + log_ratio), mask)
+    clipped = clipped_tokens(
+        logprobs.detach(), batch.old_logprobs, batch.advantages, clip_range=clip_range
+    )
+    averages.add("policy/clip_fraction", clipped, mask)
+
+
+def perf_metrics(rollout: Rollout, seconds: dict[str, float]) -> dict[str, float]:
+    """Describe speed and memory of one step.
+
+    Args:
+        rollout: its response tokens are what is counted.
+        seconds: by phase.
+    """
+    tokens = rollout.sequences.response_mask.sum().item()
+    return {
+        **{f"perf/{phase}_seconds": value for phase, value in seconds.items()},
+        "perf/response_tokens_per_second": tokens / sum(seconds.values()),
+        "perf/peak_memory_gb": peak_memory_gb(),
+    }
+
+
+def peak_memory_gb() -> float:
+    """Return the peak memory so far in GB: of the accelerator, or of the process without one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def rollout_line(step: int, steps: int, metrics: dict[str, float]) -> str:
+    """Say in one line how a rollout went."""
+    return (
+        f"rollout {step:>4}/{steps}"
+        f" | score {metrics['reward/score']:+6.2f}"
+        f" | KL {metrics['kl/per_sequence']:6.2f} nats/response"
+        f" | length {metrics['rollout/response_length']:5.1f}"
+        f" | stopped {metrics['rollout/eos_rate']:4.0%}"
+        f" | entropy {metrics['policy/entropy']:4.2f}"
+        f" | {metrics['perf/response_tokens_per_second']:5.0f} tokens/s"
+    )

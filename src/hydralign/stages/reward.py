@@ -1,0 +1,175 @@
+"""Reward model: learn from rankings which response people prefer."""
+
+from dataclasses import dataclass
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from hydralign.batch_plan import supervised_plan
+from hydralign.data.collate import ComparisonBatch
+from hydralign.data.module import RecordDataModule
+from hydralign.models.assembly import RoleSpec
+from hydralign.models.roles import ScalarRole, TextRole
+from hydralign.rewards.scorers import RewardModelScorer
+from hydralign.rl.preference import centering_penalty, pairwise_accuracy, pairwise_loss
+from hydralign.rollout.sampling import Sampling, sample_responses
+from hydralign.stages.bootstrap import bootstrap_interval
+from hydralign.stages.context import StageContext
+from hydralign.stages.optimizers import make_optimizer
+
+
+@dataclass
+class RewardSettings:
+    """Hyperparameters of `stage=reward`."""
+
+    policy: str | None
+    """Artifact of `stage=sft` to start from; the newest that fits, if null."""
+    learning_rate: float
+    """Peak."""
+    steps: int
+    """Optimizer steps."""
+    batch_size: int
+    """Comparisons (prompts with all their responses) per optimizer step."""
+    schedule: str
+    warmup_steps: int
+    """Optimizer steps."""
+    weight_decay: float
+    max_grad_norm: float
+    centering_coef: float
+    """Weight of the penalty that holds the mean score near 0."""
+
+
+class Reward(L.LightningModule):
+    """Bradley-Terry on all pairs of every ranking, Ouyang et al. 2022 (arXiv 2203.02155)."""
+
+    settings = RewardSettings
+    records = ("comparison", "prompt")
+    inputs = {"policy": "sft"}
+    roles = {
+        "reward_model": RoleSpec("policy", trained=True, scalar=True),
+        "policy": RoleSpec("policy"),
+    }
+    product = "reward_model"
+    headline = "reward/pair_accuracy"
+
+    def __init__(
+        self,
+        settings: RewardSettings,
+        context: StageContext,
+        *,
+        reward_model: ScalarRole,
+        policy: TextRole,
+    ) -> None:
+        """Put the stage together.
+
+        Args:
+            settings: hyperparameters.
+            context: machine and data.
+            reward_model: trains; starts as the SFT policy with a new head.
+            policy: the SFT policy, whose samples set the scale of the scores.
+        """
+        super().__init__()
+        self.options = settings
+        self.context = context
+        self.reward_model = reward_model
+        self.policy = policy
+        self.scorer = RewardModelScorer(reward_model, context.score_micro_batch_size)
+        self.figures: dict[str, float] = {}
+        self._accuracies: list[Tensor] = []
+
+    def batch_plan(self, data: RecordDataModule) -> str:
+        """Say in words what a step is."""
+        loader = data.train_dataloader()
+        return supervised_plan(
+            self.options.steps,
+            loader.batch_size,
+            loader.micro_batch_size,
+            len(data.train_examples),
+            "comparison",
+        )
+
+    def training_step(self, batch: ComparisonBatch, _: int) -> Tensor:
+        """Return this micro-batch's share of the step's loss."""
+        scores = self.reward_model.scores(batch.sequences)
+        first, second = scores[batch.first], scores[batch.second]
+        loss = pairwise_loss(first, second, target=batch.target)
+        loss = loss + self.options.centering_coef * centering_penalty(first, second)
+        # Mean over prompts of the mean over each prompt's pairs, over the whole step.
+        micro_batches = self.trainer.accumulate_grad_batches
+        loss = (batch.weight * loss).sum() / batch.prompts * micro_batches
+        self.log("reward/loss", loss, prog_bar=True)
+        self.log("reward/accuracy", _accuracies(scores, batch).mean(), prog_bar=True)
+        self.log("reward/score_std", scores.std())
+        return loss
+
+    @torch.no_grad()
+    def on_train_end(self) -> None:
+        """Fix the scale: the SFT policy's own responses score 0 on average, with deviation 1."""
+        context = self.context
+        sampling = Sampling(1.0, context.max_response_tokens, context.generation_batch_size)
+        generator = torch.Generator(self.device).manual_seed(context.seed)
+        scores = [
+            self.reward_model.scores(
+                sample_responses(
+                    self.policy, prompts.to(self.device), context.codec, sampling, generator
+                ).sequences
+            )
+            for prompts in context.side_prompts
+        ]
+        self.reward_model.head.normalise_on(torch.cat(scores))
+        self.figures["reward/score_mean"] = self.reward_model.head.mean.item()
+        self.figures["reward/score_std"] = self.reward_model.head.std.item()
+
+    def validation_step(self, batch: ComparisonBatch, _: int) -> None:
+        """Add held-out comparisons."""
+        scores = self.reward_model.scores(batch.sequences)
+        accuracies, prompt_index = _accuracies(scores, batch), batch.prompt_index[batch.target != 0.5]
+        self._accuracies += [
+            accuracies[prompt_index == prompt] for prompt in prompt_index.unique()
+        ]
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the share of held-out pairs ranked as people ranked them."""
+        accuracy = torch.cat(self._accuracies).mean()
+        self._accuracies = []
+        self.figures["reward/val_accuracy"] = accuracy.item()
+        self.log("reward/val_accuracy", accuracy, prog_bar=True)
+
+    def test_step(self, batch: ComparisonBatch, _: int) -> None:
+        """Add comparisons of the test split."""
+        self.validation_step(batch, _)
+
+    def on_test_epoch_end(self) -> None:
+        """Report the accuracy with a 95 % interval over prompts: pairs of one prompt are kin."""
+        accuracies = torch.cat(self._accuracies)
+        low, high = bootstrap_interval(self._accuracies, seed=self.context.seed)
+        self.figures |= {
+            "reward/pair_accuracy": accuracies.mean().item(),
+            "reward/pair_accuracy_low": low,
+            "reward/pair_accuracy_high": high,
+            "reward/pairs": float(len(accuracies)),
+        }
+
+    def configure_optimizers(self) -> dict[str, object]:
+        """AdamW, its schedule stepped once per optimizer step."""
+        optimizer, scheduler = make_optimizer(
+            self.reward_model.trained_parameters(),
+            learning_rate=self.options.learning_rate,
+            schedule=self.options.schedule,
+            warmup_steps=self.options.warmup_steps,
+            steps=self.options.steps,
+            weight_decay=self.options.weight_decay,
+            betas=(0.9, 0.95),
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+
+def _accuracies(scores: Tensor, batch: ComparisonBatch) -> Tensor:
+    """Accuracy (pairs,) of the pairs that are no ties."""
+    decided = batch.target != 0.5
+    first, second = scores[batch.first[decided]], scores[batch.second[decided]]
+    return pairwise_accuracy(first, second, batch.target[decided])

@@ -1,0 +1,121 @@
+"""Supervised fine-tuning: imitate demonstrations."""
+
+from dataclasses import dataclass
+
+import lightning as L
+import torch
+
+from hydralign.batch_plan import supervised_plan
+from hydralign.data.collate import DemonstrationBatch
+from hydralign.data.module import RecordDataModule
+from hydralign.data.unigram import unigram_nll
+from hydralign.models.assembly import RoleSpec
+from hydralign.models.roles import TextRole
+from hydralign.rl.masks import masked_sum
+from hydralign.stages.averages import Averages
+from hydralign.stages.context import StageContext
+from hydralign.stages.optimizers import make_optimizer
+
+
+@dataclass
+class SFTSettings:
+    """Hyperparameters of `stage=sft`."""
+
+    learning_rate: float
+    """Peak."""
+    steps: int
+    """Optimizer steps."""
+    batch_size: int
+    """Demonstrations per optimizer step."""
+    schedule: str
+    warmup_steps: int
+    """Optimizer steps."""
+    weight_decay: float
+    max_grad_norm: float
+
+
+class SFT(L.LightningModule):
+    """Cross-entropy on the response tokens, the stop token included."""
+
+    settings = SFTSettings
+    records = ("demonstration",)
+    inputs: dict[str, str] = {}
+    roles = {"policy": RoleSpec(trained=True)}
+    product = "policy"
+    headline = "sft/val_nll"
+
+    def __init__(self, settings: SFTSettings, context: StageContext, *, policy: TextRole) -> None:
+        """Put the stage together.
+
+        Args:
+            settings: hyperparameters.
+            context: machine and data.
+            policy: trains.
+        """
+        super().__init__()
+        self.options = settings
+        self.context = context
+        self.policy = policy
+        self.figures: dict[str, float] = {}
+        self._held_out = Averages()
+
+    def batch_plan(self, data: RecordDataModule) -> str:
+        """Say in words what a step is."""
+        loader = data.train_dataloader()
+        return supervised_plan(
+            self.options.steps,
+            loader.batch_size,
+            loader.micro_batch_size,
+            len(data.train_examples),
+            "demonstration",
+        )
+
+    def training_step(self, batch: DemonstrationBatch, _: int) -> torch.Tensor:
+        """Return this micro-batch's share of the step's loss."""
+        sequences = batch.sequences
+        logprobs = self.policy(sequences).logprobs
+        # Lightning averages over micro-batches; the mean wanted is over the step's tokens.
+        micro_batches = self.trainer.accumulate_grad_batches
+        loss = -masked_sum(logprobs, sequences.response_mask) / batch.response_tokens
+        self.log("policy/loss", loss * micro_batches, prog_bar=True)
+        return loss * micro_batches
+
+    def validation_step(self, batch: DemonstrationBatch, _: int) -> None:
+        """Add a batch of held-out demonstrations."""
+        mask = batch.sequences.response_mask
+        self._held_out.add("nll", -self.policy(batch.sequences).logprobs, mask)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the held-out loss in nats per response token."""
+        nll = self._held_out.means()["nll"]
+        self._held_out = Averages()
+        self.figures["sft/val_nll"] = nll
+        self.log("policy/val_nll", nll, prog_bar=True)
+
+    def test_step(self, batch: DemonstrationBatch, _: int) -> None:
+        """Add a batch of the test split."""
+        self.validation_step(batch, _)
+
+    def on_test_epoch_end(self) -> None:
+        """Set the test loss beside what a model without any context would reach."""
+        data = self.trainer.datamodule
+        self.figures["sft/test_nll"] = self._held_out.means()["nll"]
+        self.figures["sft/unigram_nll"] = unigram_nll(
+            data.train_examples, data.validation_examples, len(self.context.codec.tokenizer)
+        )
+
+    def configure_optimizers(self) -> dict[str, object]:
+        """AdamW, its schedule stepped once per optimizer step."""
+        optimizer, scheduler = make_optimizer(
+            self.policy.trained_parameters(),
+            learning_rate=self.options.learning_rate,
+            schedule=self.options.schedule,
+            warmup_steps=self.options.warmup_steps,
+            steps=self.options.steps,
+            weight_decay=self.options.weight_decay,
+            betas=(0.9, 0.95),
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }

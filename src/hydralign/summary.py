@@ -1,0 +1,57 @@
+"""A plain table of a run's figures, for the console."""
+
+import io
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+BEFORE_AND_AFTER = (
+    ("ppo/score_before", "ppo/score_after", "score by the reward model"),
+    ("ppo/gold_before", "ppo/gold_after", "gold score (never trained on)"),
+    ("ppo/eos_rate_before", "ppo/eos_rate", "responses that stop by themselves"),
+    ("ppo/response_length_before", "ppo/response_length", "tokens per response"),
+    ("ppo/distinct_responses_before", "ppo/distinct_responses", "share of distinct responses"),
+    ("ppo/distinct_bigrams_before", "ppo/distinct_bigrams", "share of distinct word pairs"),
+)
+
+
+def final_table(figures: Mapping[str, float]) -> str:
+    """Return the figures as a table, those with a before and an after side by side.
+
+    Args:
+        figures: by name, `group/name`.
+    """
+    paired = {name for before, after, _ in BEFORE_AND_AFTER for name in (before, after)}
+    table = Table("figure", "before", "after", "change")
+    for before, after, meaning in BEFORE_AND_AFTER:
+        if before in figures and after in figures:
+            old, new = figures[before], figures[after]
+            table.add_row(meaning, f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
+    singles = Table("figure", "value")
+    for name, value in figures.items():
+        if name not in paired:
+            singles.add_row(name, f"{value:.4g}")
+    return _render(*(t for t in (singles, table) if t.row_count))
+
+
+def side_by_side(rows: list[tuple[str, str, str, float, float]]) -> str:
+    """Return responses before and after as a Markdown table.
+
+    Args:
+        rows: prompt, response before, response after, score before, score after.
+    """
+    lines = ["| prompt | before | score | after | score |", "| --- | --- | --- | --- | --- |"]
+    for prompt, before, after, old, new in rows:
+        cells = [prompt, before, f"{old:+.2f}", after, f"{new:+.2f}"]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _render(*tables: Table) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    for table in tables:
+        console.print(table)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()

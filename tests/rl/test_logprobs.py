@@ -1,0 +1,104 @@
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from hydralign.rl.logprobs import token_entropy, token_logprobs
+
+f64 = partial(torch.tensor, dtype=torch.float64)
+LOGITS = f64([1.0, 2.0, 3.0])
+
+
+def random_logits(dtype=torch.float64):
+    generator = torch.Generator().manual_seed(1)
+    logits = 3 * torch.randn(3, 5, 7, generator=generator, dtype=torch.float64)
+    ids = torch.randint(0, 7, (3, 5), generator=generator)
+    return logits.to(dtype), ids
+
+
+@pytest.mark.parametrize(
+    ("temperature", "expected"),
+    [
+        (0.7, [-3.11726126, -1.68868983, -0.2601184]),
+        (1.0, [-2.40760596, -1.40760596, -0.40760596]),
+    ],
+)
+def test_logprobs_divide_the_logits_by_the_temperature(temperature, expected):
+    logprobs = token_logprobs(LOGITS.expand(3, 3), torch.arange(3), temperature=temperature)
+    assert_close(logprobs, f64(expected), rtol=1e-7, atol=1e-8)
+
+
+def test_entropy_of_the_golden_logits():
+    assert_close(token_entropy(LOGITS), f64(0.8323955818), rtol=1e-9, atol=0)
+
+
+def test_logprobs_pick_each_positions_own_id():
+    logits, ids = random_logits()
+    expected = -F.cross_entropy(logits.reshape(15, 7), ids.reshape(15), reduction="none")
+    assert_close(token_logprobs(logits, ids), expected.reshape(3, 5), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+def test_entropy_is_that_of_the_tempered_distribution(temperature):
+    logits, _ = random_logits()
+    weights = np.exp(logits.numpy() / temperature)
+    probs = weights / weights.sum(-1, keepdims=True)
+    expected = torch.from_numpy(-(probs * np.log(probs)).sum(-1))
+    entropy = token_entropy(logits, temperature=temperature)
+    assert_close(entropy, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_entropy_of_a_uniform_and_of_a_certain_token():
+    uniform = token_entropy(torch.zeros(2, 7).double())
+    assert_close(uniform, f64([1.945910149055] * 2), rtol=1e-9, atol=0)  # ln 7
+    certain = token_entropy(f64([0.0, 1e4, 0.0]))  # exp underflows to 0: 0 * log 0 must be 0
+    assert_close(certain, f64(0.0), rtol=0, atol=1e-12)
+
+
+def test_entropy_gradient_matches_autograd_of_torch_distributions():
+    logits, _ = random_logits()
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    token_entropy(ours).sum().backward()
+    torch.distributions.Categorical(logits=theirs).entropy().sum().backward()
+    assert_close(ours.grad, theirs.grad, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_logprob_gradient_is_one_hot_minus_probabilities(temperature):
+    logits, ids = random_logits()
+    logits.requires_grad_()
+    token_logprobs(logits, ids, temperature=temperature).sum().backward()
+    probs = torch.softmax(logits.detach() / temperature, -1)
+    expected = (F.one_hot(ids, 7) - probs) / temperature  # d log p_i / d z = (1_i - p) / T
+    assert_close(logits.grad, expected, rtol=1e-8, atol=1e-12)
+
+
+def test_huge_logits_stay_finite():
+    logits = f64([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4]])
+    logprobs = token_logprobs(logits, torch.tensor([1, 2]))
+    assert_close(logprobs, f64([-2e4, -1.0986122887]), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_upcast_before_the_softmax(dtype):
+    logits, ids = random_logits(dtype)
+    logprobs, entropy = token_logprobs(logits, ids), token_entropy(logits)
+    assert logprobs.dtype == entropy.dtype == torch.float32
+    exact = torch.distributions.Categorical(logits=logits.double())
+    assert_close(logprobs.double(), exact.log_prob(ids), rtol=1e-6, atol=1e-6)
+    assert_close(entropy.double(), exact.entropy(), rtol=1e-5, atol=1e-6)
+
+
+def test_half_precision_logits_are_upcast_before_the_temperature():
+    logits, ids = random_logits(torch.bfloat16)
+    expected = torch.distributions.Categorical(logits=logits.double() / 0.7).log_prob(ids)
+    ours = token_logprobs(logits, ids, temperature=0.7)
+    assert_close(ours.double(), expected, rtol=1e-6, atol=2e-6)
+
+
+def test_double_logits_stay_double():
+    logits, ids = random_logits()
+    assert token_logprobs(logits, ids).dtype == token_entropy(logits).dtype == torch.float64
