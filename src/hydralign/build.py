@@ -10,12 +10,12 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import get_class, instantiate
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from hydralign import config
 from hydralign.batch_plan import largest_divisor, micro_batch_size
+from hydralign.callbacks.progress import StageProgressBar
 from hydralign.callbacks.samples import SampleTable
 from hydralign.callbacks.throughput import Throughput
 from hydralign.data.collate import PromptBatch
@@ -24,7 +24,7 @@ from hydralign.data.preview import preview
 from hydralign.data.pypi import cache_folder
 from hydralign.data.templates import template_hash
 from hydralign.data_source import DataSource
-from hydralign.inputs import read_manifest
+from hydralign.inputs import read_manifest, stage_name
 from hydralign.models.adapters import LoraShape
 from hydralign.models.assembly import StartingPoint, adapter_roles, own_roles
 from hydralign.models.codec import Codec, make_codec
@@ -159,7 +159,10 @@ def build_trainer(
         "gradient_clip_val": stage.options.max_grad_norm,
     }
     sampling = Sampling(1.0, context.max_response_tokens, context.generation_batch_size)
-    callbacks: list[L.Callback] = [TQDMProgressBar(leave=True), Throughput()]
+    callbacks: list[L.Callback] = [
+        StageProgressBar(stage_name(cfg), len(data.train_dataloader())),
+        Throughput(),
+    ]
     if held_out is not None:
         callbacks.append(
             SampleTable(

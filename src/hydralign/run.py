@@ -2,9 +2,11 @@
 
 import logging
 import time
+import warnings
 from pathlib import Path
 
 import lightning as L
+import transformers
 from omegaconf import DictConfig
 
 from hydralign import build
@@ -36,6 +38,7 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
     Raises:
         UserError: for a mistake that the user can mend.
     """
+    _quieten_libraries()
     if "chain" in cfg.stage:
         return run_chain(cfg, run_dir)
     return run_stage(cfg, run_dir, {})
@@ -130,3 +133,12 @@ def _save(
     if samples := getattr(stage, "samples", None):
         (run_dir / "samples.md").write_text(samples)
     build.log_hyperparameters(cfg, pieces.trainer, {stage.headline: figures[stage.headline]})
+
+
+def _quieten_libraries() -> None:
+    """Leave the console to what this run has to say."""
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()

@@ -1,6 +1,7 @@
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hydralign.data.collate import collate_demonstrations
 from hydralign.data.examples import DemonstrationExample
@@ -19,18 +20,19 @@ def ids(micro_batch, step):
     return [e.prompt_ids[0] for e in micro_batch], sum(len(e.response_ids) for e in step)
 
 
-def loader(n=11, batch_size=4, micro_batch_size=2, seed=3):
-    return TrainLoader(
-        examples(n), ids, batch_size=batch_size, micro_batch_size=micro_batch_size, seed=seed
-    )
+def loader(n=11, **changed):
+    """A run of 5 steps of 4 records; 11 records make passes of 2 steps."""
+    sizes = {"steps": 5, "batch_size": 4, "micro_batch_size": 2, "seed": 3} | changed
+    return TrainLoader(examples(n), ids, **sizes)
 
 
-def test_an_epoch_is_whole_steps_of_whole_micro_batches():
+def test_a_run_is_whole_steps_of_whole_micro_batches():
     train = loader()
     batches = list(train)
-    assert (train.steps_per_epoch, len(train), len(batches)) == (2, 4, 4)
-    seen = [i for batch, _ in batches for i in batch]
-    assert len(set(seen)) == 8  # three of the eleven sit this epoch out
+    assert (train.steps_per_epoch, len(train), len(batches)) == (2, 10, 10)
+    for start in (0, 4):  # each pass of two steps
+        seen = [i for batch, _ in batches[start : start + 4] for i in batch]
+        assert len(seen) == len(set(seen)) == 8  # three of the eleven sit this pass out
 
 
 def test_the_micro_batches_of_a_step_carry_its_denominator_and_share_lengths():
@@ -49,12 +51,12 @@ def test_the_cut_into_micro_batches_changes_no_step():
         assert {own for _, own in parts} == {denominator}
 
 
-def test_epochs_differ_and_runs_of_one_seed_agree():
-    train, again, other = loader(), loader(), loader(seed=4)
-    epochs = [list(train), list(train)]
-    assert epochs[0] != epochs[1]
-    assert epochs == [list(again), list(again)]
-    assert list(other) != epochs[0]
+def test_passes_differ_and_runs_of_one_seed_agree():
+    batches = list(loader())
+    assert batches[:4] != batches[4:8]
+    assert list(loader()) == batches
+    assert list(loader(seed=5)) != batches
+    assert list(loader(steps=9))[:10] == batches  # a longer run begins alike
 
 
 def test_iterating_draws_nothing_from_the_global_generator():
@@ -66,19 +68,21 @@ def test_iterating_draws_nothing_from_the_global_generator():
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("taken", [1, 3, 4, 5])
+@pytest.mark.parametrize("taken", [1, 3, 4, 5, 9])
 def test_a_restored_loader_goes_on_with_the_next_micro_batch(taken):
-    def endless(train):
-        while True:
-            yield from train
-
-    whole, cut, resumed = loader(), loader(), loader()
-    expected = [batch for batch, _ in zip(endless(whole), range(9), strict=False)]
-    for _ in zip(range(taken), endless(cut), strict=False):
+    whole, cut, resumed = list(loader()), loader(), loader()
+    for _ in zip(range(taken), cut, strict=False):
         pass
     resumed.load_state_dict(cut.state_dict())
-    rest = [batch for _, batch in zip(range(9 - taken), endless(resumed), strict=False)]
-    assert rest == expected[taken:]
+    assert list(resumed) == whole[taken:]
+
+
+def test_a_finished_run_can_be_repeated_or_made_longer():
+    train = loader()
+    assert list(train) == list(train)
+    longer = loader(steps=7)
+    longer.load_state_dict(train.state_dict())
+    assert list(longer) == list(loader(steps=7))[10:]
 
 
 @pytest.mark.parametrize(
@@ -121,22 +125,24 @@ class Recorder(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(folder, max_steps, ckpt_path=None):
+def fit(folder, ckpt_path=None):
     def collate(batch, step):
         return collate_demonstrations(batch, step, pad_id=0)
 
     data = RecordDataModule(
         Splits(examples(11), examples(3), examples(2)),
         collate,
+        steps=5,
         batch_size=4,
         micro_batch_size=2,
         seed=3,
     )
     trainer = L.Trainer(
         accelerator="cpu",
-        max_steps=max_steps,
+        max_epochs=1,
+        val_check_interval=0.4,
         accumulate_grad_batches=data.micro_batches_per_step,
-        default_root_dir=folder,
+        callbacks=[ModelCheckpoint(folder, "step3", every_n_train_steps=3)],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -148,13 +154,21 @@ def fit(folder, max_steps, ckpt_path=None):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_the_trainer_steps_as_the_module_says_and_resumes_within_an_epoch(tmp_path):
-    whole, trainer, data = fit(tmp_path / "whole", 5)
-    assert (trainer.global_step, data.steps_per_epoch, len(whole.seen)) == (5, 2, 10)
-    assert whole.held_out == [3, 3] * 2  # lengths 1 + 2, then 3, after each whole epoch
-    _, trainer, _ = fit(tmp_path / "cut", 3)
-    trainer.save_checkpoint(tmp_path / "cut.ckpt")
-    resumed, trainer, _ = fit(tmp_path / "resumed", 5, tmp_path / "cut.ckpt")
+def test_one_trainer_epoch_is_the_run_and_resumes_in_its_midst(tmp_path):
+    whole, trainer, data = fit(tmp_path / "whole")
+    assert (trainer.global_step, len(whole.seen)) == (5, 10)
+    assert (data.steps_per_epoch, data.micro_batches_per_step) == (2, 2)
+    # Response lengths 1 + 2, then 3; looked at after micro-batches 4 and 8 of 10.
+    assert whole.held_out == [3, 3] * 2
+    resumed, trainer, _ = fit(tmp_path / "resumed", ckpt_path=tmp_path / "whole" / "step3.ckpt")
     assert trainer.global_step == 5
     assert resumed.seen == whole.seen[6:]
-    assert [len(part) for part in data.examples.map(lambda _, x: x).__dict__.values()] == [11, 3, 2]
+
+
+def test_the_module_serves_each_split():
+    splits = Splits(examples(11), examples(3), examples(2))
+    data = RecordDataModule(splits, ids, steps=1, batch_size=4, micro_batch_size=4, seed=0)
+    served = data.train_examples, data.validation_examples, data.test_examples
+    assert [len(part) for part in served] == [11, 3, 2]
+    assert list(data.val_dataloader()) == [([0, 1, 2], 6)]
+    assert list(data.test_dataloader()) == [([0, 1], 3)]

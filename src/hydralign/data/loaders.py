@@ -80,7 +80,8 @@ class TrainLoader:
         """Go on to the end of the run; after it, the same run again."""
         micro_batches = self.batch_size // self.micro_batch_size
         order: list[int] = []
-        for index in range(self._next, len(self)):
+        start = self._next if self._next < len(self) else 0
+        for index in range(start, len(self)):
             number, part = divmod(index, micro_batches)
             epoch, place = divmod(number, self.steps_per_epoch)
             if not order or (place == 0 and part == 0):
@@ -89,10 +90,10 @@ class TrainLoader:
             # Alike lengths share a micro-batch, for less padding; the longest first, so that memory
             # that does not suffice shows at once.
             step = sorted((self.examples[row] for row in rows), key=lambda e: -e.length)
-            start = part * self.micro_batch_size
-            batch = self.collate(step[start : start + self.micro_batch_size], step)
+            first = part * self.micro_batch_size
+            batch = self.collate(step[first : first + self.micro_batch_size], step)
             # Moved on before the batch is handed out: a state saved after it names the one after.
-            self._next = (index + 1) % len(self)
+            self._next = index + 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:

@@ -232,7 +232,7 @@ class PPO(L.LightningModule):
             experience.select(piece)
             for piece in split_micro_batches(rows, self.micro_batch_size)
         ]
-        if self.rollout_step >= self.options.value_warmup_rollouts:
+        if self._policy_trains:
             for batch in micro_batches:
                 self._policy_backward(batch, tokens, averages)
             self._step(0, "policy", averages)
@@ -295,11 +295,17 @@ class PPO(L.LightningModule):
                 horizon=self.options.kl_horizon,
                 episodes=len(rollout.sequences),
             )
-        for scheduler in self.lr_schedulers():
-            scheduler.step()
+        policy_schedule, value_schedule = self.lr_schedulers()
+        if self._policy_trains:
+            policy_schedule.step()
+        value_schedule.step()
         self.rollout_step += 1
         self.logger.log_metrics(metrics, step=self.rollout_step)
         self.print(rollout_line(self.rollout_step, self.options.rollouts, metrics))
+
+    @property
+    def _policy_trains(self) -> bool:
+        return self.rollout_step >= self.options.value_warmup_rollouts
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One AdamW for the policy, one for the value model; stepped by hand."""
