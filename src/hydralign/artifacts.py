@@ -70,7 +70,9 @@ class Manifest:
             fields = json.loads(path.read_text())
             return cls(**{**fields, "lineage": Lineage(**fields["lineage"])})
         except FileNotFoundError as error:
-            raise UserError(f"{folder} is no artifact of a finished stage: {path} is missing.") from error
+            raise UserError(
+                f"{folder} is no artifact of a finished stage: {path} is missing."
+            ) from error
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} cannot be read: {error}. Run its stage again.") from error
 
@@ -139,7 +141,8 @@ def find_artifact(outputs: Path, stage: str, lineage: Lineage, command: str) -> 
     if not fitting:
         found = f" Found, but not fitting:{''.join(others)}\n" if others else ""
         raise UserError(
-            f"No finished stage={stage} under {outputs} fits this run.{found} Make one with: {command}"
+            f"No finished stage={stage} under {outputs} fits this run.{found} "
+            f"Make one with: {command}"
         )
     return max(fitting)[1]
 

@@ -45,9 +45,10 @@ def supervised_plan(
         records: in the training split.
         kind: of record.
     """
+    passes = steps * batch_size / records
     return (
-        f"{steps} optimizer steps of {batch_size} {kind}s "
-        f"= {steps * batch_size / records:.1f} passes over {records}; micro-batch {micro_batch_size}"
+        f"{steps} optimizer steps of {batch_size} {kind}s = {passes:.1f} passes over {records}; "
+        f"micro-batch {micro_batch_size}"
     )
 
 

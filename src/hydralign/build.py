@@ -1,4 +1,4 @@
-"""From config to objects. With config.py, inputs.py and train.py the only place that knows Hydra."""
+"""From config to objects: data, roles, stage and Trainer."""
 
 import dataclasses
 import logging
@@ -45,14 +45,14 @@ WATCHED_PROMPTS = 8
 
 def stage_class(cfg: DictConfig) -> tuple[Any, Any]:
     """Return the stage's class, and its settings with their types checked."""
-    found = get_class(cfg.stage["_target_"])
+    found: Any = get_class(cfg.stage["_target_"])
     checked = config.read_settings(cfg.stage)
     return found, found.settings(**dataclasses.asdict(checked))
 
 
 def stage_of_chain(cfg: DictConfig, name: str) -> DictConfig:
     """Return the config that runs one stage of a chain by itself."""
-    single = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "stage"])
+    single = OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key != "stage"])
     OmegaConf.set_struct(single, False)
     single.stage = cfg.stage[name]
     return single
@@ -86,7 +86,9 @@ def build_pieces(
     codec = build_codec(cfg.model, source, inputs)
     log.info("Tokens: %s", codec.describe())
     data = build_data(cfg, stage.records[0], settings, source, codec)
-    log.info("Sample, what is learned in brackets:\n%s", preview(data.train_examples[0], codec.tokenizer))
+    log.info(
+        "Sample, what is learned in brackets:\n%s", preview(data.examples.train[0], codec.tokenizer)
+    )
     context, held_out = build_context(cfg, source, codec)
     roles = build_roles(cfg, stage, inputs, len(codec.tokenizer))
     module = stage(settings, context, **roles)
@@ -147,14 +149,14 @@ def build_context(
 
 def build_trainer(
     cfg: DictConfig,
-    stage: L.LightningModule,
+    stage: Any,
     data: RecordDataModule,
     context: StageContext,
     held_out: PromptBatch | None,
     run_dir: Path,
 ) -> L.Trainer:
     """Build the Trainer: one epoch is the whole run."""
-    automatic = {
+    automatic: dict[str, Any] = {
         "accumulate_grad_batches": data.micro_batches_per_step,
         "gradient_clip_val": stage.options.max_grad_norm,
     }
@@ -165,9 +167,7 @@ def build_trainer(
     ]
     if held_out is not None:
         callbacks.append(
-            SampleTable(
-                held_out, context.codec, sampling, every=cfg.samples_every, seed=cfg.seed
-            )
+            SampleTable(held_out, context.codec, sampling, every=cfg.samples_every, seed=cfg.seed)
         )
     return L.Trainer(
         accelerator=cfg.hardware.accelerator,
@@ -201,7 +201,7 @@ def build_roles(
 ) -> dict[str, Role]:
     """Build the roles that a stage asks for, on one base or each on its own network."""
     model = cfg.model
-    architecture = model.architecture and OmegaConf.to_container(model.architecture)
+    architecture: Any = model.architecture and OmegaConf.to_container(model.architecture)
     base = BaseModel(model.source, architecture, getattr(torch, model.dtype))
     starts = {name: _starting_point(path) for name, path in inputs.items()}
     if model.lora is None:
@@ -210,9 +210,7 @@ def build_roles(
     shape = LoraShape(
         model.lora.rank, model.lora.alpha, targets if isinstance(targets, str) else tuple(targets)
     )
-    return adapter_roles(
-        base, shape, stage.roles, starts, vocab_size=vocab_size, seed=cfg.seed
-    )
+    return adapter_roles(base, shape, stage.roles, starts, vocab_size=vocab_size, seed=cfg.seed)
 
 
 def _starting_point(path: Path) -> StartingPoint:
@@ -227,7 +225,9 @@ def log_hyperparameters(cfg: DictConfig, trainer: L.Trainer, headline: dict[str,
     chosen: dict[str, Any] = {"seed": cfg.seed, "model": cfg.model.name, "data": cfg.data.name}
     stage = OmegaConf.to_container(cfg.stage, resolve=True)
     assert isinstance(stage, dict)
-    chosen |= {str(k): v for k, v in stage.items() if isinstance(v, int | float) and k != "_target_"}
+    chosen |= {
+        str(k): v for k, v in stage.items() if isinstance(v, int | float) and k != "_target_"
+    }
     if isinstance(trainer.logger, TensorBoardLogger):
         trainer.logger.log_hyperparams(chosen, headline)
         trainer.logger.save()

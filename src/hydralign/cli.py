@@ -41,7 +41,10 @@ def launch(main: Callable[[], None], conf_dir: Path) -> int:
     try:
         main()
     except KeyboardInterrupt:
-        return _complain("Stopped. Nothing half-written was left behind; start again with the same command.", INTERRUPTED)
+        return _complain(
+            "Stopped. Nothing half-written was left behind; start again with the same command.",
+            INTERRUPTED,
+        )
     except Exception as error:
         message = explain(error, conf_dir)
         if message is None:

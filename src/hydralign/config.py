@@ -135,8 +135,7 @@ def read_settings(stage: DictConfig, where: str = "stage") -> Any:
         UserError: if a key is unknown, a value has the wrong type, or values contradict each other.
     """
     schema = _settings_class(stage["_target_"])
-    values = OmegaConf.to_container(stage, resolve=True)
-    assert isinstance(values, dict)
+    values: Any = OmegaConf.to_container(stage, resolve=True)
     values.pop("_target_")
     names = [f.name for f in dataclasses.fields(schema)]
     for key in values:
@@ -174,15 +173,15 @@ def _settings_class(target: str) -> type:
     """
     module, _, name = target.rpartition(".")
     spec = importlib.util.find_spec(module)
-    assert spec is not None and spec.origin is not None, target
-    tree = ast.parse(Path(spec.origin).read_text())
-    found = [
+    assert spec is not None, target
+    origin = str(spec.origin)
+    found: list[ast.stmt] = [
         node
-        for node in tree.body
+        for node in ast.parse(Path(origin).read_text()).body
         if isinstance(node, ast.ClassDef) and node.name == f"{name}Settings"
     ]
     namespace: dict[str, Any] = {"dataclass": dataclass, "field": field, "__name__": __name__}
-    exec(compile(ast.Module(found, []), spec.origin, "exec"), namespace)  # noqa: S102
+    exec(compile(ast.Module(found, []), origin, "exec"), namespace)
     return namespace[f"{name}Settings"]
 
 

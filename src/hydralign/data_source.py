@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from hydra.utils import get_method, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from hydralign.data.collate import (
     PromptBatch,
@@ -96,7 +96,9 @@ class DataSource:
 
     def training_texts(self) -> list[str]:
         """Return the texts that a tokenizer may learn from: those of the training split."""
-        return [str(record.prompt) + record.response for record in self.records("demonstration").train]
+        return [
+            str(record.prompt) + record.response for record in self.records("demonstration").train
+        ]
 
     def collate(self, kind: str, codec: Codec) -> Callable[..., Any]:
         """Return the function that makes batches of one kind of example."""
@@ -106,7 +108,7 @@ class DataSource:
         """Return the rule that scores responses and is never trained on, if there is one."""
         if self.data.gold is None:
             return None
-        return RuleScorer(get_method(OmegaConf.to_container(self.data.gold)["_target_"]))
+        return RuleScorer(get_method(self.data.gold["_target_"]))
 
     def _read(self) -> Any:
         if self._rows is None:

@@ -71,8 +71,8 @@ def _check_named(path: Path, wanted: Lineage, where: str) -> None:
         check_lineage(path, manifest, wanted, where)
     elif path.exists() and not (path / "config.json").is_file():
         raise UserError(
-            f"{where}={path} is neither an artifact of a finished stage ({MANIFEST} is missing) nor "
-            "a Hugging Face folder (config.json is missing)."
+            f"{where}={path} is neither the artifact of a finished stage ({MANIFEST} is missing) "
+            "nor a Hugging Face folder (config.json is missing)."
         )
     else:
         log.warning("%s=%s has no manifest, so nothing can be checked about it.", where, path)
@@ -94,7 +94,9 @@ def _check_templates(inputs: Mapping[str, Path]) -> None:
 
 def config_hash(cfg: DictConfig, inputs: Mapping[str, Path]) -> str:
     """Hash everything that could change a stage's result; the machine is left out."""
-    parts = {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "data", "stage")}
+    parts = {
+        key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "data", "stage")
+    }
     return digest([parts, cfg.seed, parent_ids(inputs)])
 
 

@@ -44,8 +44,13 @@ def side_by_side(rows: list[tuple[str, str, str, float, float]]) -> str:
     lines = ["| prompt | before | score | after | score |", "| --- | --- | --- | --- | --- |"]
     for prompt, before, after, old, new in rows:
         cells = [prompt, before, f"{old:+.2f}", after, f"{new:+.2f}"]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells) + " |")
+        lines.append(f"| {' | '.join(map(markdown_cell, cells))} |")
     return "\n".join(lines) + "\n"
+
+
+def markdown_cell(text: str) -> str:
+    """Keep a text from breaking a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", "<br>")
 
 
 def _render(*tables: Table) -> str:

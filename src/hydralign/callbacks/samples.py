@@ -1,11 +1,15 @@
 """The same few held-out prompts, answered again and again, as text in TensorBoard."""
 
+from typing import Any
+
 import lightning as L
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from hydralign.data.collate import PromptBatch
 from hydralign.models.codec import Codec
 from hydralign.rollout.sampling import Sampling, sample_responses
+from hydralign.summary import markdown_cell
 
 
 class SampleTable(L.Callback):
@@ -29,20 +33,20 @@ class SampleTable(L.Callback):
         self.every = every
         self.seed = seed
 
-    def on_train_start(self, trainer: L.Trainer, stage: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, stage: Any) -> None:
         """Show where training starts."""
         self._log(trainer, stage, 0)
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, stage: L.LightningModule, outputs: object, batch: object, index: int
+        self, trainer: L.Trainer, stage: Any, outputs: Any, batch: Any, index: int
     ) -> None:
         """Show where training stands."""
         step, rest = divmod(index + 1, trainer.accumulate_grad_batches)
         if rest == 0 and (step % self.every == 0 or trainer.is_last_batch):
             self._log(trainer, stage, step)
 
-    def _log(self, trainer: L.Trainer, stage: L.LightningModule, step: int) -> None:
-        if trainer.logger is None:
+    def _log(self, trainer: L.Trainer, stage: Any, step: int) -> None:
+        if not isinstance(trainer.logger, TensorBoardLogger):
             return
         generator = torch.Generator(stage.device).manual_seed(self.seed)
         prompts = self.prompts.to(stage.device)
@@ -52,9 +56,5 @@ class SampleTable(L.Callback):
         rows = ["| prompt | response | score |", "| --- | --- | --- |"]
         for prompt, text, score in zip(responses.prompts, responses.texts, scores, strict=True):
             shown = "" if score is None else f"{score:+.2f}"
-            rows.append(f"| {_cell(prompt)} | {_cell(text)} | {shown} |")
+            rows.append(f"| {markdown_cell(prompt)} | {markdown_cell(text)} | {shown} |")
         trainer.logger.experiment.add_text("rollout/samples", "\n".join(rows), step)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", "<br>")

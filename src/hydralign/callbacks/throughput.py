@@ -9,7 +9,15 @@ from hydralign.stages.metrics import peak_memory_gb
 
 
 class Throughput(L.Callback):
-    """Logs `perf/` figures with every logged step; batches without sequences log their own."""
+    """Logs `perf/` figures now and then; stages whose batches hold no sequences log their own."""
+
+    def __init__(self, every: int = 10) -> None:
+        """Set how often.
+
+        Args:
+            every: micro-batches.
+        """
+        self.every = every
 
     def on_train_start(self, trainer: L.Trainer, stage: L.LightningModule) -> None:
         """Start the clock."""
@@ -23,7 +31,7 @@ class Throughput(L.Callback):
         if not hasattr(batch, "sequences"):
             return
         self._tokens += int(batch.sequences.attention_mask.sum())
-        if (index + 1) % trainer.log_every_n_steps == 0:
+        if (index + 1) % self.every == 0:
             speed = self._tokens / (time.perf_counter() - self._started)
             stage.log("perf/tokens_per_second", speed, prog_bar=True)
             stage.log("perf/peak_memory_gb", peak_memory_gb())

@@ -1,6 +1,7 @@
 """The one LightningDataModule, whatever the records."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import lightning as L
 
@@ -13,7 +14,7 @@ class RecordDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        examples: Splits[Example],
+        examples: Splits[Any],
         collate: Collate,
         *,
         steps: int,

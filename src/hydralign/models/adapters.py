@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
@@ -41,9 +42,7 @@ class AdapterSet(nn.Module):
         self._trained: set[str] = set()
         self._active: str | None = None
 
-    def add(
-        self, name: str, *, trained: bool, weights: Mapping[str, Tensor] | None = None
-    ) -> None:
+    def add(self, name: str, *, trained: bool, weights: Mapping[str, Tensor] | None = None) -> None:
         """Add an adapter, fresh (it changes nothing yet) or with given weights.
 
         Args:
@@ -75,7 +74,7 @@ class AdapterSet(nn.Module):
         """Run the base as this role from now on, until the next switch."""
         if name == self._active:
             return
-        self._peft[0].base_model.set_adapter(name)
+        self._peft[0].set_adapter(name)
         for adapter, parameter in self._adapter_parameters():
             parameter.requires_grad_(adapter in self._trained)
         self._active = name
@@ -103,7 +102,7 @@ class AdapterSet(nn.Module):
 
     def _load(self, name: str, weights: Mapping[str, Tensor]) -> None:
         try:
-            result = set_peft_model_state_dict(self._peft[0], dict(weights), adapter_name=name)
+            result: Any = set_peft_model_state_dict(self._peft[0], dict(weights), adapter_name=name)
             lost = list(result.unexpected_keys)
         except RuntimeError as error:
             lost = [str(error)]

@@ -130,6 +130,4 @@ def _disable_dropout(model: PreTrainedModel) -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
         elif hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0
-
-
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010

@@ -35,11 +35,12 @@ class Codec:
 
     def decode_ids(self, ids: Tensor | Sequence[int]) -> str:
         """Return the text of (n,) token ids, without special tokens."""
-        return self.tokenizer.decode(
+        text = self.tokenizer.decode(
             torch.as_tensor(ids).tolist(),
             skip_special_tokens=True,
             clean_up_tokenization_spaces=False,
         )
+        return str(text)
 
     def describe(self) -> str:
         """Say in one line which ids pad and stop."""

@@ -101,9 +101,7 @@ class TextRole(nn.Module):
         logprobs = token_logprobs(logits, sequences.response_ids[mask], temperature=temperature)
         entropy = token_entropy(logits.detach(), temperature=temperature)
         zeros = logprobs.new_zeros(mask.shape)
-        return TokenStats(
-            zeros.masked_scatter(mask, logprobs), zeros.masked_scatter(mask, entropy)
-        )
+        return TokenStats(zeros.masked_scatter(mask, logprobs), zeros.masked_scatter(mask, entropy))
 
     def next_token_logits(
         self, ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Cache

@@ -47,7 +47,7 @@ def _save_adapter(network: AdapterNetwork, head: Tensor | None, folder: Path) ->
         config.task_type = "SEQ_CLS"
         config.modules_to_save = ["score"]
         weights[HEAD_KEY] = head.cpu().contiguous()
-    config.save_pretrained(folder)
+    config.save_pretrained(str(folder))
     save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 

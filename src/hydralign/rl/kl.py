@@ -1,11 +1,13 @@
-"""KL divergence between policy and reference: estimates from samples, the exact value, and its control.
+"""KL divergence of policy against reference: estimates, the exact value, and its control.
 
-Estimators k1, k2, k3: J. Schulman, "Approximating KL divergence" (2020), http://joschu.net/blog/kl-approx.html
+Estimators k1, k2, k3: J. Schulman, "Approximating KL divergence" (2020).
 """
 
 import math
 
 from torch import Tensor
+
+from hydralign.rl.logprobs import upcast
 
 
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
@@ -64,7 +66,7 @@ def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
     Returns:
         (...) in nats.
     """
-    logprobs, ref_logprobs = logits.log_softmax(-1), ref_logits.log_softmax(-1)
+    logprobs, ref_logprobs = upcast(logits).log_softmax(-1), upcast(ref_logits).log_softmax(-1)
     return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)
 
 
@@ -90,5 +92,5 @@ def adaptive_kl_coef(
 
 
 def best_of_n_kl(n: int) -> float:
-    """KL of picking the best of n samples: scalar, ln n - (n - 1) / n nats (Stiennon et al. 2020)."""
+    """KL of picking the best of n: scalar, ln n - (n - 1) / n nats (Stiennon et al. 2020)."""
     return math.log(n) - (n - 1) / n

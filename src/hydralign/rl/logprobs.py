@@ -4,8 +4,11 @@ import torch
 from torch import Tensor
 
 
-def _upcast(logits: Tensor, temperature: float) -> Tensor:
-    # A bf16 log-softmax is off by 0.02 nats a token; bf16 logits upcast first, by 0.005.
+def upcast(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return logits (..., v) in fp32 or better, divided by the temperature.
+
+    A log-softmax in bf16 is off by 0.02 nats a token; of bf16 logits upcast first, by 0.005.
+    """
     wide = logits if logits.dtype == torch.float64 else logits.float()
     return wide if temperature == 1.0 else wide / temperature
 
@@ -21,7 +24,7 @@ def token_logprobs(logits: Tensor, ids: Tensor, *, temperature: float = 1.0) -> 
     Returns:
         (...) log-probabilities in nats.
     """
-    logits = _upcast(logits, temperature)
+    logits = upcast(logits, temperature)
     chosen = logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
     return chosen - logits.logsumexp(dim=-1)
 
@@ -36,5 +39,5 @@ def token_entropy(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
     Returns:
         (...) entropies in nats.
     """
-    logprobs = _upcast(logits, temperature).log_softmax(dim=-1)
+    logprobs = upcast(logits, temperature).log_softmax(dim=-1)
     return -(logprobs.exp() * logprobs).sum(dim=-1)

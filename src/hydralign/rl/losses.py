@@ -114,7 +114,7 @@ def token_mean(terms: Tensor, mask: Tensor) -> Tensor:
 
 
 def sequence_mean(terms: Tensor, mask: Tensor) -> Tensor:
-    """Scalar mean over rows of each row's token mean of (b, r) terms: every response weighs the same."""
+    """Scalar mean over rows of each row's token mean of (b, r) terms: all rows weigh the same."""
     return masked_mean(terms, mask, dim=-1).mean()
 
 

@@ -69,7 +69,9 @@ def masked_var(x: Tensor, mask: Tensor) -> Tensor:
         x: any shape, such as (b, r).
         mask: bool, the shape of x.
     """
-    return masked_mean((x - masked_mean(x, mask)).square(), mask)
+    # Filled before squaring: a NaN that is dropped afterwards still spoils the gradient.
+    centred = torch.where(mask, x - masked_mean(x, mask), torch.zeros_like(x))
+    return masked_mean(centred.square(), mask)
 
 
 def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True, eps: float = 1e-8) -> Tensor:

@@ -18,10 +18,15 @@ def iterate_minibatches(
 
     Yields:
         (minibatch_size,) row indices; together every row once.
+
+    Raises:
+        ValueError: if minibatch_size does not divide rows.
     """
-    yield from torch.randperm(rows, generator=generator).split(minibatch_size)
+    if rows % minibatch_size:
+        raise ValueError(f"minibatch_size={minibatch_size} does not divide {rows} rows")
+    yield from torch.split(torch.randperm(rows, generator=generator), minibatch_size)
 
 
 def split_micro_batches(indices: Tensor, micro_batch_size: int) -> tuple[Tensor, ...]:
     """Cut (n,) row indices into pieces that fit in memory; the last may be shorter."""
-    return indices.split(micro_batch_size)
+    return torch.split(indices, micro_batch_size)

@@ -25,9 +25,7 @@ def penalise_missing_stop(scores: Tensor, finished: Tensor, penalty: float) -> T
     return torch.where(finished, scores, scores - penalty)
 
 
-def per_token_rewards(
-    scores: Tensor, kl: Tensor, response_mask: Tensor, kl_coef: float
-) -> Tensor:
+def per_token_rewards(scores: Tensor, kl: Tensor, response_mask: Tensor, kl_coef: float) -> Tensor:
     """Charge every counted token its KL, and pay the score on the last counted token.
 
     Ziegler et al. 2019 (arXiv 1909.08593), equation 2. The score stands on the stop token itself,
@@ -36,12 +34,14 @@ def per_token_rewards(
     Args:
         scores: (b,) of whole responses.
         kl: (b, r) per-token estimate, policy against reference.
-        response_mask: (b, r) bool; each row counts at least one token.
+        response_mask: (b, r) bool.
         kl_coef: weight of the KL.
 
     Returns:
         (b, r), 0 outside the mask.
     """
     rewards = torch.where(response_mask, -kl_coef * kl, torch.zeros_like(kl))
-    last = last_token_index(response_mask).unsqueeze(-1)
-    return rewards.scatter_add(-1, last, scores.unsqueeze(-1).to(rewards.dtype))
+    is_last = (
+        torch.arange(kl.shape[-1], device=kl.device) == last_token_index(response_mask)[:, None]
+    )
+    return torch.where(is_last, rewards + scores[:, None].to(rewards.dtype), rewards)

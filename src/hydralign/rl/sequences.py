@@ -1,4 +1,4 @@
-"""The one layout of tokens that every room shares: a left-padded prompt, then a right-padded response."""
+"""The one layout of tokens: a left-padded prompt, then a right-padded response."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -68,7 +68,7 @@ def pad_sequences(
             also occurs in the text.
 
     Returns:
-        the batch, with p and r the longest lengths (at least 1).
+        the batch (b, t), with p and r the longest lengths (at least 1).
     """
     p = max(1, *(len(ids) for ids in prompts)) if prompts else 1
     r = max(1, *(len(ids) for ids in responses)) if responses else 1

@@ -54,8 +54,8 @@ def policy_metrics(
         clip_range: of the loss.
     """
     mask = batch.sequences.response_mask
-    log_ratio = logprobs.detach() - batch.old_logprobs
-    averages.add("policy/approx_kl", kl_k3(batch.old_logprobs, batch.old_logprobs + log_ratio), mask)
+    approx_kl = kl_k3(batch.old_logprobs, logprobs.detach())
+    averages.add("policy/approx_kl", approx_kl, mask)
     clipped = clipped_tokens(
         logprobs.detach(), batch.old_logprobs, batch.advantages, clip_range=clip_range
     )

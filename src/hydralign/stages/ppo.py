@@ -32,9 +32,9 @@ from hydralign.rollout.stopwatch import Stopwatch
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
 from hydralign.stages.evaluation import HeadToHead
+from hydralign.stages.metrics import perf_metrics, policy_metrics, rollout_line, rollout_metrics
 from hydralign.stages.optimizers import make_optimizer
 from hydralign.summary import side_by_side
-from hydralign.stages.metrics import perf_metrics, policy_metrics, rollout_line, rollout_metrics
 
 SHOWN = 32
 """Held-out prompts whose answers before and after stand in samples.md."""
@@ -173,7 +173,7 @@ class PPO(L.LightningModule):
         self.generator = torch.Generator(self.device).manual_seed(self.context.seed)
         self.shuffle = torch.Generator().manual_seed(self.context.seed)
 
-    def training_step(self, prompts: PromptBatch, _: int) -> None:
+    def training_step(self, prompts: PromptBatch, index: int) -> None:
         """Collect one rollout and learn from it."""
         clock = Stopwatch()
         rollout = collect_rollout(
@@ -229,8 +229,7 @@ class PPO(L.LightningModule):
         """
         tokens = experience.sequences.response_mask[rows].sum()
         micro_batches = [
-            experience.select(piece)
-            for piece in split_micro_batches(rows, self.micro_batch_size)
+            experience.select(piece) for piece in split_micro_batches(rows, self.micro_batch_size)
         ]
         if self._policy_trains:
             for batch in micro_batches:
@@ -267,7 +266,7 @@ class PPO(L.LightningModule):
 
     def _step(self, index: int, name: str, averages: Averages) -> None:
         """Clip, apply and clear the gradients of the policy (0) or the value model (1)."""
-        optimizer = self.optimizers()[index]
+        optimizer = self.optimizers()[index]  # type: ignore[index]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm)
         averages.add(f"{name}/grad_norm", norm)
@@ -295,11 +294,12 @@ class PPO(L.LightningModule):
                 horizon=self.options.kl_horizon,
                 episodes=len(rollout.sequences),
             )
-        policy_schedule, value_schedule = self.lr_schedulers()
+        policy_schedule, value_schedule = self.lr_schedulers()  # type: ignore[misc]
         if self._policy_trains:
             policy_schedule.step()
         value_schedule.step()
         self.rollout_step += 1
+        assert self.logger is not None
         self.logger.log_metrics(metrics, step=self.rollout_step)
         self.print(rollout_line(self.rollout_step, self.options.rollouts, metrics))
 
@@ -325,7 +325,7 @@ class PPO(L.LightningModule):
         ]
         return [optimizer for optimizer, _ in pairs], [scheduler for _, scheduler in pairs]
 
-    def test_step(self, prompts: PromptBatch, _: int) -> None:
+    def test_step(self, prompts: PromptBatch, index: int) -> None:
         """Let reference and policy answer the same held-out prompts."""
         self.comparison.add(prompts)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from hydralign.batch_plan import supervised_plan
@@ -17,6 +18,9 @@ from hydralign.rollout.sampling import Sampling, sample_responses
 from hydralign.stages.bootstrap import bootstrap_interval
 from hydralign.stages.context import StageContext
 from hydralign.stages.optimizers import make_optimizer
+
+TIE = 0.5
+"""Target of a pair that people ranked equal; it is neither right nor wrong."""
 
 
 @dataclass
@@ -89,7 +93,7 @@ class Reward(L.LightningModule):
             "comparison",
         )
 
-    def training_step(self, batch: ComparisonBatch, _: int) -> Tensor:
+    def training_step(self, batch: ComparisonBatch, index: int) -> Tensor:
         """Return this micro-batch's share of the step's loss."""
         scores = self.reward_model.scores(batch.sequences)
         first, second = scores[batch.first], scores[batch.second]
@@ -121,13 +125,12 @@ class Reward(L.LightningModule):
         self.figures["reward/score_mean"] = self.reward_model.head.mean.item()
         self.figures["reward/score_std"] = self.reward_model.head.std.item()
 
-    def validation_step(self, batch: ComparisonBatch, _: int) -> None:
+    def validation_step(self, batch: ComparisonBatch, index: int) -> None:
         """Add held-out comparisons."""
         scores = self.reward_model.scores(batch.sequences)
-        accuracies, prompt_index = _accuracies(scores, batch), batch.prompt_index[batch.target != 0.5]
-        self._accuracies += [
-            accuracies[prompt_index == prompt] for prompt in prompt_index.unique()
-        ]
+        accuracies = _accuracies(scores, batch)
+        prompt_index = batch.prompt_index[batch.target != TIE]
+        self._accuracies += [accuracies[prompt_index == prompt] for prompt in prompt_index.unique()]
 
     def on_validation_epoch_end(self) -> None:
         """Log the share of held-out pairs ranked as people ranked them."""
@@ -136,9 +139,9 @@ class Reward(L.LightningModule):
         self.figures["reward/val_accuracy"] = accuracy.item()
         self.log("reward/val_accuracy", accuracy, prog_bar=True)
 
-    def test_step(self, batch: ComparisonBatch, _: int) -> None:
+    def test_step(self, batch: ComparisonBatch, index: int) -> None:
         """Add comparisons of the test split."""
-        self.validation_step(batch, _)
+        self.validation_step(batch, index)
 
     def on_test_epoch_end(self) -> None:
         """Report the accuracy with a 95 % interval over prompts: pairs of one prompt are kin."""
@@ -151,7 +154,7 @@ class Reward(L.LightningModule):
             "reward/pairs": float(len(accuracies)),
         }
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW, its schedule stepped once per optimizer step."""
         optimizer, scheduler = make_optimizer(
             self.reward_model.trained_parameters(),
@@ -170,6 +173,6 @@ class Reward(L.LightningModule):
 
 def _accuracies(scores: Tensor, batch: ComparisonBatch) -> Tensor:
     """Accuracy (pairs,) of the pairs that are no ties."""
-    decided = batch.target != 0.5
+    decided = batch.target != TIE
     first, second = scores[batch.first[decided]], scores[batch.second[decided]]
     return pairwise_accuracy(first, second, batch.target[decided])

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from hydralign.batch_plan import supervised_plan
 from hydralign.data.collate import DemonstrationBatch
@@ -70,7 +71,7 @@ class SFT(L.LightningModule):
             "demonstration",
         )
 
-    def training_step(self, batch: DemonstrationBatch, _: int) -> torch.Tensor:
+    def training_step(self, batch: DemonstrationBatch, index: int) -> torch.Tensor:
         """Return this micro-batch's share of the step's loss."""
         sequences = batch.sequences
         logprobs = self.policy(sequences).logprobs
@@ -80,7 +81,7 @@ class SFT(L.LightningModule):
         self.log("policy/loss", loss * micro_batches, prog_bar=True)
         return loss * micro_batches
 
-    def validation_step(self, batch: DemonstrationBatch, _: int) -> None:
+    def validation_step(self, batch: DemonstrationBatch, index: int) -> None:
         """Add a batch of held-out demonstrations."""
         mask = batch.sequences.response_mask
         self._held_out.add("nll", -self.policy(batch.sequences).logprobs, mask)
@@ -92,19 +93,19 @@ class SFT(L.LightningModule):
         self.figures["sft/val_nll"] = nll
         self.log("policy/val_nll", nll, prog_bar=True)
 
-    def test_step(self, batch: DemonstrationBatch, _: int) -> None:
+    def test_step(self, batch: DemonstrationBatch, index: int) -> None:
         """Add a batch of the test split."""
-        self.validation_step(batch, _)
+        self.validation_step(batch, index)
 
     def on_test_epoch_end(self) -> None:
         """Set the test loss beside what a model without any context would reach."""
-        data = self.trainer.datamodule
+        data: RecordDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         self.figures["sft/test_nll"] = self._held_out.means()["nll"]
         self.figures["sft/unigram_nll"] = unigram_nll(
-            data.train_examples, data.validation_examples, len(self.context.codec.tokenizer)
+            data.examples.train, data.examples.validation, len(self.context.codec.tokenizer)
         )
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW, its schedule stepped once per optimizer step."""
         optimizer, scheduler = make_optimizer(
             self.policy.trained_parameters(),
