@@ -26,8 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup ## SFT, reward model and PPO on real human ratings, on a CPU; DIR=..., ARGS=...
-	$(BIN)/python train.py experiment=movie_reviews_tiny hydra.run.dir='$(DIR)' $(ARGS)
-	$(BIN)/python scripts/show_results.py '$(DIR)'
+	$(BIN)/python train.py stage=rlhf model=tiny data=movie_reviews hydra.run.dir='$(DIR)' $(ARGS)
 
 # Two workers with one thread each: more threads would fight for the same cores.
 test: lint types ## lint, types, then the tests that need no GPU, no network and little time

@@ -128,11 +128,11 @@ def build_context(
     hardware = cfg.hardware
     side, held_out = [], []
     if source.offers("prompt"):
-        prompts = source.examples("prompt", codec)
+        prompts = source.examples("prompt", codec, most=SIDE_PROMPTS)
         size = hardware.generation_batch_size
-        side = source.prompt_batches(prompts.train, codec, count=SIDE_PROMPTS, batch_size=size)
+        side = source.prompt_batches(prompts.train, codec, batch_size=size)
         held_out = source.prompt_batches(
-            prompts.validation, codec, count=WATCHED_PROMPTS, batch_size=WATCHED_PROMPTS
+            prompts.validation[:WATCHED_PROMPTS], codec, batch_size=WATCHED_PROMPTS
         )
     context = StageContext(
         codec=codec,

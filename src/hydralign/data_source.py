@@ -17,6 +17,7 @@ from hydralign.data.datasets import check_offered, load_records
 from hydralign.data.encode import encode_records
 from hydralign.data.encoder import Encoder
 from hydralign.data.splits import Splits
+from hydralign.data.templates import dialogue_text
 from hydralign.models.codec import Codec
 from hydralign.rewards.scorers import RuleScorer
 
@@ -65,8 +66,14 @@ class DataSource:
             max_bad_rows=self.data.max_bad_rows,
         )
 
-    def examples(self, kind: str, codec: Codec) -> Splits[Any]:
-        """Return the records of one kind as tokens, by split."""
+    def examples(self, kind: str, codec: Codec, most: int | None = None) -> Splits[Any]:
+        """Return the records of one kind as tokens, by split.
+
+        Args:
+            kind: of record.
+            codec: tokenizer and stop ids.
+            most: records of each split that are needed; None is all.
+        """
         data = self.data
         encoder = Encoder(
             codec.tokenizer,
@@ -78,7 +85,7 @@ class DataSource:
         )
         return self.records(kind).map(
             lambda split, records: encode_records(
-                records,
+                records[:most],
                 encoder,
                 origin=f"{data.path or data.name} ({split})",
                 rating_gap=data.rating_gap.get(split, 0.0),
@@ -87,17 +94,17 @@ class DataSource:
         )
 
     def prompt_batches(
-        self, examples: Sequence[Any], codec: Codec, *, count: int, batch_size: int
+        self, examples: Sequence[Any], codec: Codec, *, batch_size: int
     ) -> list[PromptBatch]:
-        """Return the first few prompts of a split in batches."""
-        chosen = examples[:count]
-        pieces = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
+        """Return prompts in batches."""
+        pieces = [examples[i : i + batch_size] for i in range(0, len(examples), batch_size)]
         return [collate_prompts(piece, piece, pad_id=codec.pad_id) for piece in pieces]
 
     def training_texts(self) -> list[str]:
         """Return the texts that a tokenizer may learn from: those of the training split."""
         return [
-            str(record.prompt) + record.response for record in self.records("demonstration").train
+            dialogue_text(record.prompt) + record.response
+            for record in self.records("demonstration").train
         ]
 
     def collate(self, kind: str, codec: Codec) -> Callable[..., Any]:

@@ -20,9 +20,12 @@ from hydralign.artifacts import (
 from hydralign.inputs import config_hash, find_inputs, lineage, parent_ids, stage_name
 from hydralign.models.roles import ScalarRole
 from hydralign.models.saving import save_role
-from hydralign.summary import final_table
+from hydralign.summary import final_table, samples_markdown, samples_table
 
 log = logging.getLogger(__name__)
+
+SHOWN = 6
+"""Samples that the console shows; the run folder keeps more."""
 
 
 def run(cfg: DictConfig, run_dir: Path) -> float:
@@ -131,7 +134,8 @@ def _save(
     )
     write_json(run_dir / "metrics.json", figures)
     if samples := getattr(stage, "samples", None):
-        (run_dir / "samples.md").write_text(samples)
+        (run_dir / "samples.md").write_text(samples_markdown(samples))
+        log.info("\nBefore and after, on held-out prompts:\n%s", samples_table(samples[:SHOWN]))
     build.log_hyperparameters(cfg, pieces.trainer, {stage.headline: figures[stage.headline]})
 
 

@@ -1,9 +1,11 @@
 """A plain table of a run's figures, for the console."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 BEFORE_AND_AFTER = (
@@ -35,12 +37,27 @@ def final_table(figures: Mapping[str, float]) -> str:
     return _render(*(t for t in (singles, table) if t.row_count))
 
 
-def side_by_side(rows: list[tuple[str, str, str, float, float]]) -> str:
-    """Return responses before and after as a Markdown table.
+class BeforeAndAfter(NamedTuple):
+    """Two responses to one prompt."""
 
-    Args:
-        rows: prompt, response before, response after, score before, score after.
-    """
+    prompt: str
+    before: str
+    after: str
+    score_before: float
+    score_after: float
+
+
+def samples_table(rows: Sequence[BeforeAndAfter]) -> str:
+    """Return responses before and after side by side, for the console."""
+    table = Table("prompt", "before", "after", "score", show_lines=True)
+    for row in rows:
+        change = f"{row.score_before:+.2f} to {row.score_after:+.2f}"
+        table.add_row(escape(row.prompt), escape(row.before), escape(row.after), change)
+    return _render(table)
+
+
+def samples_markdown(rows: Sequence[BeforeAndAfter]) -> str:
+    """Return responses before and after as a Markdown table."""
     lines = ["| prompt | before | score | after | score |", "| --- | --- | --- | --- | --- |"]
     for prompt, before, after, old, new in rows:
         cells = [prompt, before, f"{old:+.2f}", after, f"{new:+.2f}"]

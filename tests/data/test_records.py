@@ -53,7 +53,7 @@ def test_all_pairs_the_better_one_first_and_ties_at_one_half():
 
 
 def test_pairs_closer_than_the_gap_are_left_out():
-    ratings = (2.26666666667, 1.26666666667, 1.3)  # the first two differ by 1 but for rounding
+    ratings = (2.3, 1.3, 1.4)  # 2.3 - 1.3 is 0.9999999999999998
     comparison = Comparison("p", ("a", "b", "c"), (0, 2, 1), ratings)
     assert triples(preference_pairs(comparison, 1.0)) == [(0, 1, 1)]
     assert triples(preference_pairs(comparison, 0.9)) == [(0, 1, 1), (0, 2, 1)]

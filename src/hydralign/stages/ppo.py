@@ -34,7 +34,7 @@ from hydralign.stages.context import StageContext
 from hydralign.stages.evaluation import HeadToHead
 from hydralign.stages.metrics import perf_metrics, policy_metrics, rollout_line, rollout_metrics
 from hydralign.stages.optimizers import make_optimizer
-from hydralign.summary import side_by_side
+from hydralign.summary import BeforeAndAfter
 
 SHOWN = 32
 """Held-out prompts whose answers before and after stand in samples.md."""
@@ -354,4 +354,4 @@ class PPO(L.LightningModule):
             after.scores.tolist(),
             strict=True,
         )
-        self.samples = side_by_side(list(rows)[:SHOWN])
+        self.samples = [BeforeAndAfter(*row) for row in rows][:SHOWN]
