@@ -70,6 +70,8 @@ class DataConfig:
     max_response_tokens: int = 192
     max_comparison_tokens: int | None = None
     """Limit on ranked responses; null is max_response_tokens."""
+    max_test_records: int | None = None
+    """Records of the test split that the final figures come from; null takes all."""
     max_bad_rows: float = 0.05
     """Share of unusable rows that stops the run."""
     rating_gap: dict[str, float] = field(

@@ -83,9 +83,10 @@ class DataSource:
             data.max_response_tokens,
             data.max_comparison_tokens,
         )
+        limits = {"train": most, "validation": most, "test": most or data.max_test_records}
         return self.records(kind).map(
             lambda split, records: encode_records(
-                records[:most],
+                records[: limits[split]],
                 encoder,
                 origin=f"{data.path or data.name} ({split})",
                 rating_gap=data.rating_gap.get(split, 0.0),

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
@@ -15,6 +16,11 @@ from hydralign.models.adapters import AdapterSet
 from hydralign.models.heads import ScalarHead
 from hydralign.rl.logprobs import token_entropy, token_logprobs
 from hydralign.rl.sequences import Sequences
+
+
+GROUP_SIZE = 16
+"""Rows of alike length that go through a network together. Sentences differ in length by a factor
+of five, and padded tokens cost as much as real ones."""
 
 
 class Network(nn.Module):
@@ -164,12 +170,20 @@ Role = TextRole | ScalarRole
 
 
 def _hidden_states(network: Network, sequences: Sequences) -> Tensor:
-    return network(
-        input_ids=sequences.sequence_ids,
-        attention_mask=sequences.attention_mask,
-        position_ids=sequences.position_ids,
-        use_cache=False,
-    )
+    """Return hidden states (b, t, d), 0 in columns where a row's whole group is padding."""
+    groups, t = list(sequences.length_groups(GROUP_SIZE)), sequences.sequence_ids.shape[1]
+    positions = sequences.position_ids
+    hidden_states = []
+    for rows, columns in groups:
+        states = network(
+            input_ids=sequences.sequence_ids[rows, columns],
+            attention_mask=sequences.attention_mask[rows, columns],
+            position_ids=positions[rows, columns],
+            use_cache=False,
+        )
+        hidden_states.append(F.pad(states, (0, 0, columns.start, t - columns.stop)))
+    order = torch.cat([rows for rows, _ in groups])
+    return torch.cat(hidden_states)[order.argsort()]
 
 
 def _before_response(network: Network, sequences: Sequences) -> Tensor:

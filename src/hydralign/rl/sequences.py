@@ -1,6 +1,6 @@
 """The one layout of tokens: a left-padded prompt, then a right-padded response."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -50,6 +50,20 @@ class Sequences:
     def select(self, rows: Tensor | slice) -> "Sequences":
         """Return the given rows, in that order."""
         return Sequences(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def length_groups(self, size: int) -> Iterator[tuple[Tensor, slice]]:
+        """Cut the batch into groups of alike length, so that little of each is padding.
+
+        Args:
+            size: rows in a group; the last may have fewer.
+
+        Yields:
+            the (n,) rows of a group, and the columns outside of which they are all padding.
+        """
+        order = self.attention_mask.sum(dim=-1).argsort(stable=True)
+        for rows in torch.split(order, size):
+            used = self.attention_mask[rows].any(dim=0).nonzero()
+            yield rows, slice(int(used[0]), int(used[-1]) + 1)
 
     def to(self, device: torch.device | str) -> "Sequences":
         """Return the same batch on another device."""
