@@ -17,7 +17,7 @@ from hydralign import config
 from hydralign.batch_plan import largest_divisor, micro_batch_size
 from hydralign.callbacks.progress import StageProgressBar
 from hydralign.callbacks.samples import SampleTable
-from hydralign.callbacks.throughput import Throughput
+from hydralign.callbacks.vitals import Vitals
 from hydralign.data.collate import PromptBatch
 from hydralign.data.module import RecordDataModule
 from hydralign.data.preview import preview
@@ -163,7 +163,7 @@ def build_trainer(
     sampling = Sampling(1.0, context.max_response_tokens, context.generation_batch_size)
     callbacks: list[L.Callback] = [
         StageProgressBar(stage_name(cfg), len(data.train_dataloader())),
-        Throughput(),
+        Vitals(),
     ]
     if held_out is not None:
         callbacks.append(

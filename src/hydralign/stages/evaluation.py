@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from hydralign.data.collate import PromptBatch
 from hydralign.models.codec import Codec
@@ -77,7 +78,7 @@ class HeadToHead:
         generator = torch.Generator(device).manual_seed(self.seed)
         responses = [
             sample_responses(policy, prompts, self.codec, self.sampling, generator)
-            for prompts in self._batches
+            for prompts in tqdm(self._batches, "answering held-out prompts", delay=2)
         ]
         scores = torch.cat([self.scorer(batch) for batch in responses])
         gold = torch.cat([self.gold(batch) for batch in responses]) if self.gold else None

@@ -1,10 +1,9 @@
 """The figures of a rollout and its updates, as they are logged (docs/metrics.md)."""
 
-import resource
-
 import torch
 from torch import Tensor
 
+from hydralign.memory import peak_memory_gb
 from hydralign.rl.experience import Experience
 from hydralign.rl.kl import kl_k1, kl_k3
 from hydralign.rl.losses import clipped_tokens, explained_variance
@@ -77,11 +76,10 @@ def perf_metrics(rollout: Rollout, seconds: dict[str, float]) -> dict[str, float
     }
 
 
-def peak_memory_gb() -> float:
-    """Return the peak memory so far in GB: of the accelerator, or of the process without one."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_reserved() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+def progress_figures(metrics: dict[str, float]) -> dict[str, float]:
+    """Pick what the progress bar shows."""
+    names = ("policy/loss", "reward/score", "kl/per_sequence", "perf/response_tokens_per_second")
+    return {name: metrics[name] for name in names if name in metrics}
 
 
 def rollout_line(step: int, steps: int, metrics: dict[str, float]) -> str:

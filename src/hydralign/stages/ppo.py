@@ -32,7 +32,13 @@ from hydralign.rollout.stopwatch import Stopwatch
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
 from hydralign.stages.evaluation import HeadToHead
-from hydralign.stages.metrics import perf_metrics, policy_metrics, rollout_line, rollout_metrics
+from hydralign.stages.metrics import (
+    perf_metrics,
+    policy_metrics,
+    progress_figures,
+    rollout_line,
+    rollout_metrics,
+)
 from hydralign.stages.optimizers import make_optimizer
 from hydralign.summary import BeforeAndAfter
 
@@ -98,8 +104,8 @@ class PPOSettings:
         """Check that the batch sizes divide."""
         if self.rollout_batch_size % self.minibatch_size:
             raise ValueError(
-                f"stage.minibatch_size={self.minibatch_size} does not divide "
-                f"stage.rollout_batch_size={self.rollout_batch_size}."
+                f"minibatch_size={self.minibatch_size} does not divide "
+                f"rollout_batch_size={self.rollout_batch_size}"
             )
 
 
@@ -301,6 +307,7 @@ class PPO(L.LightningModule):
         self.rollout_step += 1
         assert self.logger is not None
         self.logger.log_metrics(metrics, step=self.rollout_step)
+        self.log_dict(progress_figures(metrics), prog_bar=True, logger=False)
         self.print(rollout_line(self.rollout_step, self.options.rollouts, metrics))
 
     @property

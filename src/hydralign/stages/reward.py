@@ -6,6 +6,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
+from tqdm import tqdm
 
 from hydralign.batch_plan import supervised_plan
 from hydralign.data.collate import ComparisonBatch
@@ -104,6 +105,8 @@ class Reward(L.LightningModule):
         loss = (batch.weight * loss).sum() / batch.prompts * micro_batches
         self.log("reward/loss", loss, prog_bar=True)
         self.log("reward/accuracy", _accuracies(scores, batch).mean(), prog_bar=True)
+        self.log("reward/margin", (first - second)[batch.target != TIE].mean())
+        self.log("reward/score", scores.mean())
         self.log("reward/score_std", scores.std())
         return loss
 
@@ -119,7 +122,7 @@ class Reward(L.LightningModule):
                     self.policy, prompts.to(self.device), context.codec, sampling, generator
                 ).sequences
             )
-            for prompts in context.side_prompts
+            for prompts in tqdm(context.side_prompts, "normalising the scores", delay=2)
         ]
         self.reward_model.head.normalise_on(torch.cat(scores))
         self.figures["reward/score_mean"] = self.reward_model.head.mean.item()

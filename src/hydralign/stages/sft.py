@@ -12,7 +12,7 @@ from hydralign.data.module import RecordDataModule
 from hydralign.data.unigram import unigram_nll
 from hydralign.models.assembly import RoleSpec
 from hydralign.models.roles import TextRole
-from hydralign.rl.masks import masked_sum
+from hydralign.rl.masks import masked_mean, masked_sum
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
 from hydralign.stages.optimizers import make_optimizer
@@ -74,11 +74,12 @@ class SFT(L.LightningModule):
     def training_step(self, batch: DemonstrationBatch, index: int) -> torch.Tensor:
         """Return this micro-batch's share of the step's loss."""
         sequences = batch.sequences
-        logprobs = self.policy(sequences).logprobs
+        logprobs, entropy = self.policy(sequences)
         # Lightning averages over micro-batches; the mean wanted is over the step's tokens.
         micro_batches = self.trainer.accumulate_grad_batches
         loss = -masked_sum(logprobs, sequences.response_mask) / batch.response_tokens
         self.log("policy/loss", loss * micro_batches, prog_bar=True)
+        self.log("policy/entropy", masked_mean(entropy, sequences.response_mask))
         return loss * micro_batches
 
     def validation_step(self, batch: DemonstrationBatch, index: int) -> None:
