@@ -1,0 +1,116 @@
+"""Whole runs through `run`, as `train.py` starts them, on a model and a file made here."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hydralign import config
+from hydralign.artifacts import Manifest
+from hydralign.models.tiny_tokenizer import trained_tokenizer
+from hydralign.run import run
+
+CONF = Path(__file__).parents[1] / "conf"
+WORDS = ("good", "bad", "fine", "dull", "warm", "cold", "long", "short")
+CHAIN = [
+    "stage=rlhf",
+    "data=jsonl",
+    "data.template=plain",
+    "data.splits={train: 0.6, validation: 0.2, test: 0.2}",
+    "data.max_response_tokens=6",
+    "stage.sft.steps=2",
+    "stage.sft.batch_size=4",
+    "stage.reward.steps=2",
+    "stage.reward.batch_size=2",
+    "stage.ppo.rollouts=3",
+    "stage.ppo.rollout_batch_size=4",
+    "stage.ppo.minibatch_size=2",
+    "stage.ppo.ppo_epochs=2",
+]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Rows that serve all three kinds of record."""
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    lines = [
+        {
+            "prompt": f"a {first} and {second}",
+            "response": f" {second} film",
+            "responses": [f" {first} film", f" {second} end", " so"],
+            "ranks": [1, 2, 2],
+        }
+        for first in WORDS
+        for second in WORDS
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny_llama(tmp_path_factory, rows):
+    """A random Llama of a few thousand parameters, in the form a hub would serve it."""
+    folder = tmp_path_factory.mktemp("llama")
+    tokenizer = trained_tokenizer([rows.read_text()], 300, folder)
+    shape = LlamaConfig(
+        vocab_size=300,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+    )
+    LlamaForCausalLM(shape).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return folder / "model"
+
+
+def composed(*overrides):
+    """Return the config of a command line."""
+    config.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", [*overrides])
+
+
+@pytest.mark.parametrize("model", ["llama7b", "llama7b_lora", "smollm2_135m", "smollm2_135m_lora"])
+def test_the_chain_runs_on_every_model_of_the_hub_with_a_small_one_in_its_place(
+    model, tiny_llama, rows, tmp_path
+):
+    cfg = composed(f"model={model}", f"model.source={tiny_llama}", f"data.path={rows}", *CHAIN)
+    headline = run(cfg, tmp_path)
+    figures = json.loads((tmp_path / "metrics.json").read_text())
+    assert headline == figures["ppo/win_rate"]
+    assert {name.split("/")[0] for name in figures} == {"sft", "reward", "ppo"}
+    is_adapter = (tmp_path / "ppo/artifact/adapter_model.safetensors").is_file()
+    assert is_adapter == model.endswith("lora")
+    assert (tmp_path / "ppo/samples.md").read_text().startswith("| prompt | before |")
+    assert list(tmp_path.rglob("*.partial")) == []
+
+
+def test_a_chain_started_again_in_its_folder_does_not_redo_what_is_done(
+    tiny_llama, rows, tmp_path, caplog
+):
+    overrides = ["model=llama7b_lora", f"model.source={tiny_llama}", f"data.path={rows}", *CHAIN]
+    run(composed(*overrides), tmp_path)
+    first = {s: Manifest.read(tmp_path / s / "artifact").id for s in ("sft", "reward", "ppo")}
+    run(composed(*overrides, "stage.ppo.kl_coef=0.2"), tmp_path)
+    again = {s: Manifest.read(tmp_path / s / "artifact").id for s in ("sft", "reward", "ppo")}
+    assert (again["sft"], again["reward"]) == (first["sft"], first["reward"])
+    assert again["ppo"] != first["ppo"]
+
+
+def test_a_stage_alone_finds_the_newest_artifacts_that_fit(tiny_llama, rows, tmp_path, caplog):
+    overrides = ["model=llama7b_lora", f"model.source={tiny_llama}", "data=jsonl"]
+    overrides += [f"data.path={rows}"]
+    overrides += [f"outputs={tmp_path}", "data.template=plain", "data.max_response_tokens=6"]
+    overrides += ["data.splits={train: 0.6, validation: 0.2, test: 0.2}"]
+    sft = ["stage=sft", "stage.steps=1", "stage.batch_size=4"]
+    reward = ["stage=reward", "stage.steps=1", "stage.batch_size=2"]
+    for name in ("old", "new"):
+        run(composed(*overrides, *sft), tmp_path / name)
+    caplog.set_level("INFO")
+    run(composed(*overrides, *reward), tmp_path / "reward")
+    assert f"stage.policy: took {tmp_path / 'new/artifact'}" in caplog.text
+    newest = Manifest.read(tmp_path / "new/artifact").id
+    assert Manifest.read(tmp_path / "reward/artifact").parents == {"policy": newest}
