@@ -1,26 +1,26 @@
 """The entry point: Hydra composes a config, one call runs it."""
 
-import sys
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from hydralign import cli, config
+from hydralign import checks, cli, config
 
 config.register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-@cli.survive_in_sweeps
+@cli.job
 def main(cfg: DictConfig) -> float:
     """Run one stage or a chain; return its headline figure, which sweepers optimise."""
-    config.check(cfg)
+    checks.check(cfg)
     from hydralign.run import run  # only now: it imports torch
 
+    checks.check_machine(cfg.hardware)
     return run(cfg, Path(HydraConfig.get().runtime.output_dir))
 
 
 if __name__ == "__main__":
-    sys.exit(cli.launch(main, conf_dir=Path(__file__).parent / "conf"))
+    cli.launch(main, conf_dir=Path(__file__).parent / "conf")

@@ -53,7 +53,12 @@ def supervised_plan(
 
 
 def ppo_plan(
-    rollouts: int, rollout_batch_size: int, minibatch_size: int, ppo_epochs: int, micro: int
+    *,
+    rollouts: int,
+    rollout_batch_size: int,
+    minibatch_size: int,
+    ppo_epochs: int,
+    micro_batch_size: int,
 ) -> str:
     """Say what a run of PPO will do.
 
@@ -62,10 +67,11 @@ def ppo_plan(
         rollout_batch_size: prompts in each.
         minibatch_size: responses per optimizer step.
         ppo_epochs: passes over each rollout.
-        micro: responses per forward pass.
+        micro_batch_size: responses per forward pass.
     """
     updates = rollout_batch_size // minibatch_size
     return (
         f"{rollouts} rollouts; {rollout_batch_size} prompts per rollout "
-        f"-> {ppo_epochs} epochs x {updates} updates of {minibatch_size}; micro-batch {micro}"
+        f"-> {ppo_epochs} epochs x {updates} updates of {minibatch_size}; "
+        f"micro-batch {micro_batch_size}"
     )

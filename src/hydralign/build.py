@@ -24,6 +24,7 @@ from hydralign.data.preview import preview
 from hydralign.data.pypi import cache_folder
 from hydralign.data.templates import template_hash
 from hydralign.data_source import DataSource
+from hydralign.errors import UserError
 from hydralign.inputs import read_manifest, stage_name
 from hydralign.models.adapters import LoraShape
 from hydralign.models.assembly import StartingPoint, adapter_roles, own_roles
@@ -31,7 +32,6 @@ from hydralign.models.codec import Codec, make_codec
 from hydralign.models.loading import BaseModel, load_tokenizer
 from hydralign.models.roles import Role
 from hydralign.models.tiny_tokenizer import trained_tokenizer
-from hydralign.rollout.sampling import Sampling
 from hydralign.stages.context import StageContext
 
 log = logging.getLogger(__name__)
@@ -102,6 +102,13 @@ def build_data(
 ) -> RecordDataModule:
     """Build the batches that a stage trains on."""
     examples = source.examples(kind, codec)
+    for split, part in examples.items():
+        if not part:
+            raise UserError(
+                f"data={cfg.data.name}: the {split} split has no {kind} left. Every stage is "
+                "measured on held-out data: bring more records, or raise "
+                f"data.splits.{split}."
+            )
     hardware, size = cfg.hardware, settings.batch_size
     sequences = max((example.sequences for example in examples.train), default=1)
     if kind == "prompt":  # has no gradient; the stage cuts its own minibatches
@@ -160,14 +167,13 @@ def build_trainer(
         "accumulate_grad_batches": data.micro_batches_per_step,
         "gradient_clip_val": stage.options.max_grad_norm,
     }
-    sampling = Sampling(1.0, context.max_response_tokens, context.generation_batch_size)
     callbacks: list[L.Callback] = [
         StageProgressBar(stage_name(cfg), len(data.train_dataloader())),
         Vitals(),
     ]
     if held_out is not None:
         callbacks.append(
-            SampleTable(held_out, context.codec, sampling, every=cfg.samples_every, seed=cfg.seed)
+            SampleTable(held_out, context.codec, every=cfg.samples_every, seed=cfg.seed)
         )
     return L.Trainer(
         accelerator=cfg.hardware.accelerator,

@@ -1,164 +1,117 @@
-"""What the command line says when something goes wrong: one clear message, and an exit status."""
+"""The command line: how a run that fails ends, and how a sweep outlives it."""
 
-import errno
 import functools
+import logging
 import os
-import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from hydralign.errors import UserError, nearest
+from hydralign.explain import explain
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
+show_tracebacks = os.environ.get(FULL_ERROR) == "1"
+"""Whether the user wants them for mistakes too."""
 
-def launch(main: Callable[[], None], conf_dir: Path) -> int:
-    """Run the Hydra application and turn what it raises into a message.
+failures: list[str] = []
+"""Of a sweep: the overrides of each job that failed, with its message."""
+
+
+def launch(main: Callable[[], None], conf_dir: Path) -> None:
+    """Run the Hydra application; a user's mistake ends it with one message and exit status 1.
 
     Args:
         main: the function that `hydra.main` has decorated.
         conf_dir: of the configs, to find the name that was meant.
-
-    Returns:
-        the exit status. With HYDRA_FULL_ERROR=1 errors pass through with their traceback.
     """
-    if os.environ.get(FULL_ERROR):
-        main()
-        return 0
-    os.environ[FULL_ERROR] = "1"  # else Hydra prints its own summary and hides the cause
+    os.environ[FULL_ERROR] = "1"  # else Hydra prints a summary of its own, which hides the cause
+    logging.raiseExceptions = False  # else a log file on a full disk complains at every line
+    _give_help_a_stage(sys.argv)
     try:
         main()
     except KeyboardInterrupt:
-        return _complain(
-            "Stopped. Nothing half-written was left behind; start again with the same command.",
-            INTERRUPTED,
-        )
+        _say("Stopped.")
+        sys.exit(INTERRUPTED)
     except Exception as error:
-        message = explain(error, conf_dir)
+        message = _message_for(error, conf_dir)
         if message is None:
             raise
-        return _complain(message)
-    return _report(failures)
+        sys.exit(f"\n{message}")
+    if failures:
+        sys.exit(f"\n{len(failures)} job(s) of the sweep failed:\n\n" + "\n\n".join(failures))
 
 
-failures: list[tuple[str, str]] = []
-"""Of a sweep: the overrides of each failed job, and its message."""
+def job(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], float]:
+    """Decorate what Hydra runs once, or once for each job of a sweep.
 
-
-def survive_in_sweeps(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], float]:
-    """Keep one failed job of a sweep from stopping the others; it counts as NaN.
+    A failed job of a sweep counts as NaN and does not stop the others.
 
     Args:
         task: the function that `hydra.main` will decorate.
     """
 
     @functools.wraps(task)
-    def wrapper(cfg: DictConfig) -> float:
-        if HydraConfig.get().mode != RunMode.MULTIRUN:
-            return task(cfg)
+    def guarded(cfg: DictConfig) -> float:
         try:
             return task(cfg)
+        except (KeyboardInterrupt, SystemExit) as stop:
+            # Lightning turns Ctrl-C into an exit of its own.
+            if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
+                raise
+            _say(_stopped())
+            raise SystemExit(INTERRUPTED) from None
         except Exception as error:
-            message = explain(error, None) or f"{type(error).__name__}: {error}"
-            overrides = " ".join(HydraConfig.get().overrides.task)
-            failures.append((overrides, message))
-            _complain(f"Failed: {overrides}\n{message}\nThe sweep goes on.")
-            return float("nan")
+            message = _message_for(error)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                return _note_failure(error, message)
+            if message is None:
+                raise
+            raise SystemExit(f"\n{message}") from error  # past Hydra, which would add its own
 
-    return wrapper
-
-
-def explain(error: BaseException, conf_dir: Path | None) -> str | None:
-    """Return the message for a user's mistake, or None for anything else.
-
-    Args:
-        error: as raised.
-        conf_dir: of the configs, to find the name that was meant; None leaves that out.
-    """
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, MissingConfigException):
-        return _unknown_option(error)
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return _bad_override(error, conf_dir)
-    if isinstance(error, OSError) and error.errno in _DISK:
-        where = f" at {error.filename}" if error.filename else ""
-        return f"Cannot write{where}: {_DISK[error.errno]}."
-    return None
+    return guarded
 
 
-_DISK = {
-    errno.ENOSPC: "the disk is full. Free some space or choose another folder: hydra.run.dir=DIR",
-    errno.EDQUOT: "the quota is used up. Free some space or choose another: hydra.run.dir=DIR",
-    errno.EROFS: "the file system is read-only. Choose another folder: hydra.run.dir=DIR",
-    errno.EACCES: "permission denied. Choose another folder: hydra.run.dir=DIR",
-    errno.ENOTDIR: "a file is in the way of a folder. Choose another folder: hydra.run.dir=DIR",
-    errno.EEXIST: "a file is in the way of a folder. Choose another folder: hydra.run.dir=DIR",
-}
+def _message_for(error: Exception, conf_dir: Path | None = None) -> str | None:
+    return None if show_tracebacks else explain(error, conf_dir)
 
 
-def _unknown_option(error: MissingConfigException) -> str:
-    group, _, wrong = (error.missing_cfg_file or "").rpartition("/")
-    options = list(error.options or ())
-    if not options:
-        return str(error)
+def _note_failure(error: Exception, message: str | None) -> float:
+    """Say that a job of a sweep has failed, and keep its message for the end."""
+    if message is None:
+        traceback.print_exception(error)
+        message = f"{type(error).__name__}: {error}"
+    failure = f"{' '.join(HydraConfig.get().overrides.task)}\n{message}"
+    failures.append(failure)
+    _say(f"This job of the sweep failed: {failure}\nThe others go on.")
+    return float("nan")
+
+
+def _stopped() -> str:
+    hydra = HydraConfig.get()
+    folder = f"hydra.run.dir={hydra.runtime.output_dir}"
+    if hydra.mode == RunMode.MULTIRUN:
+        folder = f"hydra.sweep.dir={hydra.sweep.dir}"
     return (
-        f"{group}={wrong} does not exist.{nearest(wrong, options)} "
-        f"Options of {group}: {', '.join(sorted(options))}."
+        "Stopped. No half-written artifact was left.\n"
+        f"The same command with {folder} takes finished stages as they are and runs the rest."
     )
 
 
-def _bad_override(error: Exception, conf_dir: Path | None) -> str:
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    text = str(error).strip()
-    key = getattr(cause, "full_key", None) or _key_in(text)
-    unknown = "is not in struct" in str(cause) or "not in '" in str(cause)
-    if key and unknown and conf_dir is not None:
-        return f"{key} does not exist.{nearest(key.rpartition('.')[2], _siblings(key, conf_dir))}"
-    first = str(cause).strip().splitlines()[0]
-    if key and isinstance(error, ConfigCompositionException | OmegaConfBaseException):
-        return f"{key}: {first}"
-    return text
+def _give_help_a_stage(arguments: list[str]) -> None:
+    """Let `--help` show the settings of all stages where none is chosen: there is no default."""
+    chosen = any(argument.startswith(("stage=", "experiment=")) for argument in arguments)
+    if {"--help", "-h"} & set(arguments) and not chosen:
+        arguments.append("stage=rlhf")
 
 
-def _key_in(text: str) -> str:
-    found = re.search(r"override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
-    return found.group(1) if found else ""
-
-
-def _siblings(key: str, conf_dir: Path) -> list[str]:
-    """Names that stand where a misspelt key was looked for."""
-    groups = [arg for arg in sys.argv[1:] if "=" in arg and "." not in arg.split("=")[0]]
-    chosen = [arg for arg in groups if (conf_dir / arg.split("=")[0].lstrip("+")).is_dir()]
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(conf_dir.resolve()), version_base="1.3"):
-            cfg = compose("train", [arg.replace(",", " ").split()[0] for arg in chosen])
-    except HydraException:
-        return []
-    parent = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else cfg
-    return [str(name) for name in parent] if OmegaConf.is_dict(parent) else []
-
-
-def _report(failed: list[tuple[str, str]]) -> int:
-    if not failed:
-        return 0
-    rows = "\n".join(f"  {overrides}\n    {message}" for overrides, message in failed)
-    return _complain(f"{len(failed)} job(s) of the sweep failed:\n{rows}")
-
-
-def _complain(message: str, status: int = 1) -> int:
-    print(f"\n{message}", file=sys.stderr)  # noqa: T201
-    return status
+def _say(message: str) -> None:
+    sys.stderr.write(f"\n{message}\n")

@@ -6,6 +6,8 @@ No torch here: composing, `--help` and every complaint about a config must stay 
 import ast
 import dataclasses
 import importlib.util
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hydralign.errors import UserError, nearest
+from hydralign.errors import UserError, nearest, what_is_wrong
 
 
 @dataclass
@@ -136,7 +138,7 @@ def read_settings(stage: DictConfig, where: str = "stage") -> Any:
     Raises:
         UserError: if a key is unknown, a value has the wrong type, or values contradict each other.
     """
-    schema = _settings_class(stage["_target_"])
+    schema = outline(stage["_target_"]).settings
     values: Any = OmegaConf.to_container(stage, resolve=True)
     values.pop("_target_")
     names = [f.name for f in dataclasses.fields(schema)]
@@ -148,44 +150,102 @@ def read_settings(stage: DictConfig, where: str = "stage") -> Any:
         try:
             typed[key] = value
         except OmegaConfBaseException as error:
-            raise UserError(f"{where}.{key}={value}: {_first_line(error)}.") from error
+            raise UserError(f"{where}.{key}={value}: {what_is_wrong(error)}.") from error
+    for key in OmegaConf.missing_keys(typed):
+        raise UserError(f"{where}.{key} is missing: {where}.{key}=VALUE.")
+    check_numbers(values, f"{where}.")
     try:
         return OmegaConf.to_object(typed)
     except (OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"{where}: {_first_line(error)}") from error
+        raise UserError(f"{where}: {what_is_wrong(error)}.") from error
 
 
-def check(config: DictConfig) -> None:
-    """Check all that can be checked before torch is imported.
+_COUNT = re.compile(r"(?<!warmup_)(steps|rollouts|size|epochs|rank|devices|tokens|samples_every)$")
+_RATE = re.compile(r"(rate|decay|seed)$|warmup")
+
+
+def check_numbers(values: Mapping[Any, Any], above: str = "") -> None:
+    """Check that counts are at least 1, and rates and the like at least 0.
+
+    Args:
+        values: a level of the config.
+        above: what stands before its keys, for messages.
 
     Raises:
-        UserError: on the first mistake.
+        UserError: on the first that is not.
     """
-    if "chain" in config.stage:
-        for name in config.stage.chain:
-            read_settings(config.stage[name], f"stage.{name}")
-    else:
-        read_settings(config.stage)
+    for key, value in values.items():
+        least = 1 if _COUNT.search(str(key)) else 0 if _RATE.search(str(key)) else None
+        if least is not None and isinstance(value, int | float) and not value >= least:
+            raise UserError(f"{above}{key}={value}: must be at least {least}.")
 
 
-def _settings_class(target: str) -> type:
-    """Take `<Stage>Settings` out of the stage's file without importing the file.
+@dataclass(frozen=True)
+class StageOutline:
+    """What a stage's file says of the stage, read without importing the file.
 
     The file imports torch and lightning, which takes longer than a misspelt key should.
     """
+
+    settings: type
+    """Its dataclass of hyperparameters."""
+    records: tuple[str, ...]
+    """Kinds of records that it wants."""
+    inputs: dict[str, str]
+    """Artifacts that it starts from, by name, with the stage that makes them."""
+
+
+def outline(target: str) -> StageOutline:
+    """Read what the file of a stage's class says of it.
+
+    Args:
+        target: the class, as a config's `_target_` names it.
+
+    Raises:
+        UserError: if there is no such file, or it lacks the class or that of its settings.
+    """
     module, _, name = target.rpartition(".")
-    spec = importlib.util.find_spec(module)
-    assert spec is not None, target
-    origin = str(spec.origin)
-    found: list[ast.stmt] = [
-        node
-        for node in ast.parse(Path(origin).read_text()).body
-        if isinstance(node, ast.ClassDef) and node.name == f"{name}Settings"
-    ]
+    path = _file_of(module)
+    if path is None:
+        raise UserError(f"stage._target_={target}: there is no module {module!r}.")
+    tree = ast.parse(path.read_text())
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    for wanted in (name, f"{name}Settings"):
+        if wanted not in classes:
+            raise UserError(
+                f"stage._target_={target}: {path} has no class {wanted}.{nearest(wanted, classes)}"
+            )
+    attributes = _literals(classes[name])
+    return StageOutline(
+        _execute(classes[f"{name}Settings"], path),
+        tuple(attributes.get("records", ())),
+        dict(attributes.get("inputs", {})),
+    )
+
+
+def _file_of(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin is not None else None
+
+
+def _execute(definition: ast.ClassDef, path: Path) -> type:
     namespace: dict[str, Any] = {"dataclass": dataclass, "field": field, "__name__": __name__}
-    exec(compile(ast.Module(found, []), origin, "exec"), namespace)
-    return namespace[f"{name}Settings"]
+    exec(compile(ast.Module([definition], []), str(path), "exec"), namespace)
+    return namespace[definition.name]
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")
+def _literals(definition: ast.ClassDef) -> dict[str, Any]:
+    """Return the class attributes that can be read without running anything."""
+    found = {}
+    for node in definition.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        value = getattr(node, "value", None)
+        for name in (target.id for target in targets if isinstance(target, ast.Name)):
+            try:
+                found[name] = ast.literal_eval(value) if value is not None else None
+            except ValueError:  # it calls or names something: of no use here
+                continue
+    return found

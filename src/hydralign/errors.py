@@ -1,6 +1,7 @@
-"""The one kind of error whose message is meant for the user."""
+"""The one kind of error whose message is meant for the user, and the words such messages share."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -8,10 +9,33 @@ class UserError(Exception):
     """A mistake that the user can mend: the message says what, where and what to do."""
 
 
+def closest(wrong: str, right: Iterable[str]) -> str | None:
+    """Return the valid name that looks most like a wrong one, if any looks like it."""
+    close = difflib.get_close_matches(wrong, sorted(right), n=1, cutoff=0.5)
+    return close[0] if close else None
+
+
 def nearest(wrong: str, right: Iterable[str]) -> str:
     """Suggest the valid name that looks most like a wrong one, as a sentence to append."""
     right = sorted(right)
-    close = difflib.get_close_matches(wrong, right, n=1, cutoff=0.5)
-    if close:
-        return f" Did you mean {close[0]!r}?"
+    close = closest(wrong, right)
+    if close is not None:
+        return f" Did you mean {close}?"
     return f" Valid names: {', '.join(right)}." if right else ""
+
+
+_KINDS = {
+    "Integer": "a whole number, such as 1",
+    "Float": "a number, such as 0.5 or 1e-4",
+    "Boolean": "true or false",
+}
+
+
+def what_is_wrong(error: BaseException) -> str:
+    """Return what OmegaConf says of a value in one line, and in plain words where it has none."""
+    first = str(error).strip().partition("\n")[0].rstrip(".")
+    if found := re.search(r"could not be converted to (\w+)$", first):
+        return f"wanted {_KINDS.get(found.group(1), found.group(1))}"
+    if "is not a ListConfig" in first:
+        return "wanted a list, such as [a,b]"
+    return first

@@ -1,16 +1,16 @@
 """Which artifacts a run starts from, and what tells one run's result from another's."""
 
-import logging
+import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hydralign.artifacts import MANIFEST, Lineage, Manifest, check_lineage, digest, find_artifact
 from hydralign.errors import UserError
-
-log = logging.getLogger(__name__)
 
 
 def stage_name(cfg: DictConfig) -> str:
@@ -30,7 +30,11 @@ def lineage(cfg: DictConfig) -> Lineage:
 
 
 def find_inputs(
-    cfg: DictConfig, stage: Any, settings: Any, finished: Mapping[str, Path]
+    cfg: DictConfig,
+    stage: Any,
+    settings: Any,
+    finished: Mapping[str, Path],
+    where: str = "stage",
 ) -> dict[str, Path]:
     """Find the artifacts that a stage starts from.
 
@@ -39,6 +43,7 @@ def find_inputs(
         stage: its class, which names its inputs.
         settings: may name a path for each.
         finished: artifacts that the chain has made, by stage.
+        where: the stage's key, for messages.
 
     Raises:
         UserError: if one is missing or does not fit.
@@ -49,13 +54,12 @@ def find_inputs(
         named = getattr(settings, name)
         if named is not None:
             inputs[name] = Path(named)
-            _check_named(Path(named), wanted, f"stage.{name}")
+            _check_named(named, wanted, f"{where}.{name}")
         elif maker in finished:
             inputs[name] = finished[maker]
         else:
-            command = f"python train.py stage={maker} model={cfg.model.name} data={cfg.data.name}"
+            command = _command(maker, cfg)
             inputs[name] = find_artifact(Path(cfg.outputs), maker, wanted, command)
-            log.info("stage.%s: took %s", name, inputs[name])
     _check_templates(inputs)
     return inputs
 
@@ -65,17 +69,34 @@ def read_manifest(path: Path) -> Manifest | None:
     return Manifest.read(path) if (path / MANIFEST).is_file() else None
 
 
-def _check_named(path: Path, wanted: Lineage, where: str) -> None:
+def is_hub_id(name: str) -> bool:
+    """Say whether a name has the form of a hub id, as a folder's may have too."""
+    return re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) is not None
+
+
+def _check_named(name: str, wanted: Lineage, where: str) -> None:
+    path = Path(name)
     manifest = read_manifest(path)
     if manifest is not None:
         check_lineage(path, manifest, wanted, where)
+    elif not path.exists() and not is_hub_id(name):
+        raise UserError(
+            f"{where}={name}: there is no such folder. Name the artifact of a finished stage, a "
+            "Hugging Face folder or a hub id."
+        )
     elif path.exists() and not (path / "config.json").is_file():
         raise UserError(
             f"{where}={path} is neither the artifact of a finished stage ({MANIFEST} is missing) "
             "nor a Hugging Face folder (config.json is missing)."
         )
-    else:
-        log.warning("%s=%s has no manifest, so nothing can be checked about it.", where, path)
+
+
+def _command(maker: str, cfg: DictConfig) -> str:
+    """Return the command that makes what is missing: this run's own, but for the stage."""
+    given = [f"model={cfg.model.name}", f"data={cfg.data.name}"]
+    if HydraConfig.initialized():
+        given = [x for x in HydraConfig.get().overrides.task if not re.match(r"[+~]*stage\b", x)]
+    return shlex.join(["python", "train.py", f"stage={maker}", *given])
 
 
 def _check_templates(inputs: Mapping[str, Path]) -> None:

@@ -17,7 +17,14 @@ from hydralign.artifacts import (
     write_artifact,
     write_json,
 )
-from hydralign.inputs import config_hash, find_inputs, lineage, parent_ids, stage_name
+from hydralign.inputs import (
+    config_hash,
+    find_inputs,
+    lineage,
+    parent_ids,
+    read_manifest,
+    stage_name,
+)
 from hydralign.models.roles import ScalarRole
 from hydralign.models.saving import save_role
 from hydralign.summary import final_table, samples_markdown, samples_table
@@ -82,6 +89,9 @@ def run_stage(cfg: DictConfig, run_dir: Path, finished: dict[str, Path]) -> floa
     name = stage_name(cfg)
     log.info("\n== %s | model %s | data %s | %s", name, cfg.model.name, cfg.data.name, run_dir)
     inputs = find_inputs(cfg, stage_class, settings, finished)
+    for input_name, path in inputs.items():
+        known = "" if read_manifest(path) else " (no manifest, so nothing can be checked about it)"
+        log.info("%s: %s%s", input_name, path, known)
     fingerprint = config_hash(cfg, inputs)
     done = _finished_before(run_dir / "artifact", fingerprint)
     if done is not None:

@@ -19,8 +19,9 @@ def config(name, *overrides):
         return compose(overrides=[f"+data={name}", *overrides]).data
 
 
-def test_these_are_the_data_sets():
-    assert NAMES == ["alpaca", "hh_rlhf", "jsonl", "movie_reviews", "product_reviews"]
+def test_no_data_set_goes_untested():
+    shipped = {"alpaca", "hh_rlhf", "jsonl", "movie_reviews", "product_reviews"}
+    assert shipped <= set(NAMES)  # a new data set is one more file, not a change here
 
 
 @pytest.mark.parametrize("name", NAMES)

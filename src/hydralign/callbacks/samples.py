@@ -8,28 +8,24 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from hydralign.data.collate import PromptBatch
 from hydralign.models.codec import Codec
-from hydralign.rollout.sampling import Sampling, sample_responses
+from hydralign.rollout.sampling import sample_responses
 from hydralign.summary import markdown_cell
 
 
 class SampleTable(L.Callback):
     """Logs a table of prompts, responses and scores every so many steps."""
 
-    def __init__(
-        self, prompts: PromptBatch, codec: Codec, sampling: Sampling, *, every: int, seed: int
-    ) -> None:
+    def __init__(self, prompts: PromptBatch, codec: Codec, *, every: int, seed: int) -> None:
         """Fix the prompts and the draws.
 
         Args:
             prompts: held-out ones.
             codec: stop and pad ids.
-            sampling: as in evaluation.
             every: optimizer steps, in PPO rollouts, between two tables.
             seed: of the draws, the same for every table.
         """
         self.prompts = prompts
         self.codec = codec
-        self.sampling = sampling
         self.every = every
         self.seed = seed
 
@@ -50,7 +46,7 @@ class SampleTable(L.Callback):
             return
         generator = torch.Generator(stage.device).manual_seed(self.seed)
         prompts = self.prompts.to(stage.device)
-        responses = sample_responses(stage.policy, prompts, self.codec, self.sampling, generator)
+        responses = sample_responses(stage.policy, prompts, self.codec, stage.sampling, generator)
         scorer = getattr(stage, "scorer", None)
         scores = scorer(responses).tolist() if scorer else [None] * len(responses.texts)
         rows = ["| prompt | response | score |", "| --- | --- | --- |"]

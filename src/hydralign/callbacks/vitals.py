@@ -43,7 +43,7 @@ class Vitals(L.Callback):
         self, trainer: L.Trainer, stage: Any, outputs: Any, batch: Any, index: int
     ) -> None:
         """Count tokens; log the mean speed since the last time."""
-        if not stage.automatic_optimization:
+        if not hasattr(batch, "sequences"):
             return
         self._tokens += int(batch.sequences.attention_mask.sum())
         if (index + 1) % self.every == 0:

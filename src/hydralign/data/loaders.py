@@ -61,7 +61,8 @@ class TrainLoader:
             )
         if len(examples) < batch_size:
             raise UserError(
-                f"{len(examples)} training examples do not fill one step of batch_size={batch_size}"
+                f"{len(examples)} training examples do not fill one step of "
+                f"batch_size={batch_size}. Choose a smaller one, or bring more records."
             )
         self.examples, self.collate, self.seed = examples, collate, seed
         self.batch_size, self.micro_batch_size, self.steps = batch_size, micro_batch_size, steps

@@ -105,9 +105,9 @@ RECORD_KINDS: dict[str, type[Record]] = {
 """The name of each kind in a data config."""
 
 RECORD_USES = {
-    "demonstration": "supervised fine-tuning: stage=sft",
-    "comparison": "learning from preferences: stage=reward, stage=dpo",
-    "prompt": "reinforcement learning: stage=ppo, stage=grpo",
+    "demonstration": "supervised fine-tuning, as stage=sft",
+    "comparison": "learning from preferences, as stage=reward",
+    "prompt": "reinforcement learning, as stage=ppo",
 }
 """What each kind is for, in words for messages."""
 

@@ -21,9 +21,8 @@ def load_rows(path: str, split: str = "train", columns: Sequence[str] = ()) -> l
     Raises:
         UserError: if the file or the data set cannot be read, is empty, or lacks a column.
     """
-    file = Path(path).expanduser()
-    local = file.exists() or file.suffix in READERS
-    rows = _read_file(file) if local else _read_hub(path, split)
+    file = check_file(path)
+    rows = _read_file(file) if file is not None else _read_hub(path, split)
     if not rows:
         raise UserError(f"{path} has no rows.")
     for row in rows:
@@ -36,18 +35,32 @@ def load_rows(path: str, split: str = "train", columns: Sequence[str] = ()) -> l
     return rows
 
 
-def _read_file(file: Path) -> list[Row]:
+def check_file(path: str) -> Path | None:
+    """Return the local file that a path means, or None if it is the id of a data set on the hub.
+
+    Raises:
+        UserError: if the file is not there, or not one that can be read.
+    """
+    file = Path(path).expanduser()
+    if not file.exists() and file.suffix not in READERS:
+        return None
     if file.suffix not in READERS:
         raise UserError(
             f"{file}: cannot read {'a folder' if file.is_dir() else f'suffix {file.suffix!r}'}. "
             f"data.path must name a file that ends in {', '.join(READERS)}."
         )
     if not file.is_file():
-        raise UserError(f"{file}: there is no such file (looked in {Path.cwd()}).")
+        raise UserError(f"data.path={file}: there is no such file (looked in {Path.cwd()}).")
+    return file
+
+
+def _read_file(file: Path) -> list[Row]:
     try:
         return READERS[file.suffix](file)
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 text: {error}.") from error
+    except PermissionError as error:
+        raise UserError(f"{file} cannot be read: permission denied.") from error
 
 
 def _read_jsonl(file: Path) -> list[Row]:

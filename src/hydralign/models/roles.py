@@ -17,7 +17,6 @@ from hydralign.models.heads import ScalarHead
 from hydralign.rl.logprobs import token_entropy, token_logprobs
 from hydralign.rl.sequences import Sequences
 
-
 GROUP_SIZE = 16
 """Rows of alike length that go through a network together. Sentences differ in length by a factor
 of five, and padded tokens cost as much as real ones."""

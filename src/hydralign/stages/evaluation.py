@@ -14,6 +14,7 @@ from hydralign.rl.kl import kl_k1
 from hydralign.rl.masks import masked_sum
 from hydralign.rollout.sampling import Responses, Sampling, Scorer, sample_responses
 from hydralign.stages.bootstrap import bootstrap_interval
+from hydralign.summary import BeforeAndAfter
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,18 @@ class HeadToHead:
             figures["gold_before"] = before.gold.mean().item()
             figures["gold_after"] = after.gold.mean().item()
         return figures
+
+
+def side_by_side(before: Answers, after: Answers) -> list[BeforeAndAfter]:
+    """Pair the n answers before with those after."""
+    columns = (
+        before.prompts,
+        before.texts,
+        after.texts,
+        before.scores.tolist(),
+        after.scores.tolist(),
+    )
+    return [BeforeAndAfter(*row) for row in zip(*columns, strict=True)]
 
 
 def _text_figures(answers: Answers) -> dict[str, float]:

@@ -6,6 +6,7 @@ Stiennon et al. 2020 (arXiv 2009.01325) apply it to language models.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import lightning as L
 import torch
@@ -31,7 +32,7 @@ from hydralign.rollout.sampling import Sampling
 from hydralign.rollout.stopwatch import Stopwatch
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
-from hydralign.stages.evaluation import HeadToHead
+from hydralign.stages.evaluation import HeadToHead, side_by_side
 from hydralign.stages.metrics import (
     perf_metrics,
     policy_metrics,
@@ -40,7 +41,6 @@ from hydralign.stages.metrics import (
     rollout_metrics,
 )
 from hydralign.stages.optimizers import make_optimizer
-from hydralign.summary import BeforeAndAfter
 
 SHOWN = 32
 """Held-out prompts whose answers before and after stand in samples.md."""
@@ -165,13 +165,12 @@ class PPO(L.LightningModule):
 
     def batch_plan(self, data: RecordDataModule) -> str:
         """Say in words what a rollout, a minibatch and a micro-batch are."""
-        options = self.options
         return ppo_plan(
-            options.rollouts,
-            options.rollout_batch_size,
-            options.minibatch_size,
-            options.ppo_epochs,
-            self.micro_batch_size,
+            rollouts=self.options.rollouts,
+            rollout_batch_size=self.options.rollout_batch_size,
+            minibatch_size=self.options.minibatch_size,
+            ppo_epochs=self.options.ppo_epochs,
+            micro_batch_size=self.micro_batch_size,
         )
 
     def on_fit_start(self) -> None:
@@ -196,10 +195,9 @@ class PPO(L.LightningModule):
         )
         experience = self._judge(rollout)
         averages = Averages()
+        b, minibatch_size = len(rollout.sequences), self.options.minibatch_size
         for _epoch in range(self.options.ppo_epochs):
-            for rows in iterate_minibatches(
-                len(rollout.sequences), self.options.minibatch_size, self.shuffle
-            ):
+            for rows in iterate_minibatches(b, minibatch_size, self.shuffle):
                 self._update(experience, rows, averages)
         clock.lap("train")
         self._finish(rollout, experience, averages, clock.seconds)
@@ -212,12 +210,9 @@ class PPO(L.LightningModule):
         )
         kl = kl_k1(rollout.old_logprobs, rollout.ref_logprobs)
         rewards = per_token_rewards(scores, kl, mask, self.kl_coef)
+        gamma, gae_lambda = self.options.gamma, self.options.gae_lambda
         advantages, returns = gae(
-            rewards,
-            rollout.old_values,
-            mask,
-            gamma=self.options.gamma,
-            gae_lambda=self.options.gae_lambda,
+            rewards, rollout.old_values, mask, gamma=gamma, gae_lambda=gae_lambda
         )
         return Experience(
             rollout.sequences,
@@ -248,24 +243,20 @@ class PPO(L.LightningModule):
     def _policy_backward(self, batch: Experience, tokens: Tensor, averages: Averages) -> None:
         mask = batch.sequences.response_mask
         stats = self.policy(batch.sequences, temperature=self.options.temperature)
+        clip_range = self.options.clip_range
         loss = policy_loss_terms(
-            stats.logprobs,
-            batch.old_logprobs,
-            batch.advantages,
-            clip_range=self.options.clip_range,
+            stats.logprobs, batch.old_logprobs, batch.advantages, clip_range=clip_range
         )
         self.manual_backward(masked_sum(loss, mask) / tokens)
         averages.add("policy/loss", loss, mask)
-        policy_metrics(averages, stats.logprobs, batch, self.options.clip_range)
+        policy_metrics(averages, stats.logprobs, batch, clip_range)
 
     def _value_backward(self, batch: Experience, tokens: Tensor, averages: Averages) -> None:
         mask = batch.sequences.response_mask
         values = self.value_model.values(batch.sequences)
+        clip_range = self.options.value_clip_range
         loss = value_loss_terms(
-            values,
-            batch.old_values,
-            batch.returns,
-            value_clip_range=self.options.value_clip_range,
+            values, batch.old_values, batch.returns, value_clip_range=clip_range
         )
         self.manual_backward(masked_sum(loss, mask) / tokens)
         averages.add("value/loss", loss, mask)
@@ -287,7 +278,7 @@ class PPO(L.LightningModule):
         seconds: dict[str, float],
     ) -> None:
         """Control the KL, step the schedules, count and log."""
-        metrics = {
+        metrics: dict[str, float] = {
             **rollout_metrics(rollout, experience.returns, self.kl_coef),
             **averages.means(),
             **perf_metrics(rollout, seconds),
@@ -301,6 +292,7 @@ class PPO(L.LightningModule):
                 episodes=len(rollout.sequences),
             )
         policy_schedule, value_schedule = self.lr_schedulers()  # type: ignore[misc]
+        metrics["policy/learning_rate"] = policy_schedule.get_last_lr()[0]  # type: ignore[assignment]
         if self._policy_trains:
             policy_schedule.step()
         value_schedule.step()
@@ -316,21 +308,25 @@ class PPO(L.LightningModule):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One AdamW for the policy, one for the value model; stepped by hand."""
-        pairs = [
-            make_optimizer(
-                role.trained_parameters(),
-                learning_rate=learning_rate,
-                schedule=self.options.schedule,
-                warmup_steps=self.options.warmup_rollouts,
-                steps=self.options.rollouts,
-                eps=1e-5,  # as OpenAI's and later implementations of PPO have it
-            )
-            for role, learning_rate in (
-                (self.policy, self.options.policy_learning_rate),
-                (self.value_model, self.options.value_learning_rate),
-            )
-        ]
-        return [optimizer for optimizer, _ in pairs], [scheduler for _, scheduler in pairs]
+        options = self.options
+        shared: dict[str, Any] = {
+            "schedule": options.schedule,
+            "warmup_steps": options.warmup_rollouts,
+            "eps": 1e-5,  # as OpenAI's and later implementations of PPO have it
+        }
+        policy, policy_schedule = make_optimizer(
+            self.policy.trained_parameters(),
+            learning_rate=options.policy_learning_rate,
+            steps=options.rollouts - options.value_warmup_rollouts,
+            **shared,
+        )
+        value, value_schedule = make_optimizer(
+            self.value_model.trained_parameters(),
+            learning_rate=options.value_learning_rate,
+            steps=options.rollouts,
+            **shared,
+        )
+        return [policy, value], [policy_schedule, value_schedule]
 
     def test_step(self, prompts: PromptBatch, index: int) -> None:
         """Let reference and policy answer the same held-out prompts."""
@@ -353,12 +349,4 @@ class PPO(L.LightningModule):
         before, after = self.comparison.compare()
         figures = self.comparison.figures(before, after)
         self.figures |= {f"ppo/{name}": value for name, value in figures.items()}
-        rows = zip(
-            before.prompts,
-            before.texts,
-            after.texts,
-            before.scores.tolist(),
-            after.scores.tolist(),
-            strict=True,
-        )
-        self.samples = [BeforeAndAfter(*row) for row in rows][:SHOWN]
+        self.samples = side_by_side(before, after)[:SHOWN]

@@ -6,6 +6,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from hydralign.batch_plan import supervised_plan
@@ -16,6 +17,7 @@ from hydralign.models.roles import ScalarRole, TextRole
 from hydralign.rewards.scorers import RewardModelScorer
 from hydralign.rl.preference import centering_penalty, pairwise_accuracy, pairwise_loss
 from hydralign.rollout.sampling import Sampling, sample_responses
+from hydralign.stages.averages import Averages
 from hydralign.stages.bootstrap import bootstrap_interval
 from hydralign.stages.context import StageContext
 from hydralign.stages.optimizers import make_optimizer
@@ -81,7 +83,9 @@ class Reward(L.LightningModule):
         self.policy = policy
         self.scorer = RewardModelScorer(reward_model, context.score_micro_batch_size)
         self.figures: dict[str, float] = {}
+        self.sampling = Sampling(1.0, context.max_response_tokens, context.generation_batch_size)
         self._accuracies: list[Tensor] = []
+        self._step = Averages()
 
     def batch_plan(self, data: RecordDataModule) -> str:
         """Say in words what a step is."""
@@ -99,34 +103,37 @@ class Reward(L.LightningModule):
         scores = self.reward_model.scores(batch.sequences)
         first, second = scores[batch.first], scores[batch.second]
         loss = pairwise_loss(first, second, target=batch.target)
+        self._step.add("reward/loss", loss)
         loss = loss + self.options.centering_coef * centering_penalty(first, second)
         # Mean over prompts of the mean over each prompt's pairs, over the whole step.
         micro_batches = self.trainer.accumulate_grad_batches
         loss = (batch.weight * loss).sum() / batch.prompts * micro_batches
-        self.log("reward/loss", loss, prog_bar=True)
-        self.log("reward/accuracy", _accuracies(scores, batch).mean(), prog_bar=True)
-        self.log("reward/margin", (first - second)[batch.target != TIE].mean())
-        self.log("reward/score", scores.mean())
-        self.log("reward/score_std", scores.std())
+        self._step.add("reward/accuracy", _accuracies(scores, batch))
+        self._step.add("reward/margin", first - second, batch.target != TIE)
+        self._step.add("reward/raw_score", scores)
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the means over the step, all its micro-batches together."""
+        self.log_dict(self._step.means(), prog_bar=True)
+        self._step = Averages()
 
     @torch.no_grad()
     def on_train_end(self) -> None:
         """Fix the scale: the SFT policy's own responses score 0 on average, with deviation 1."""
         context = self.context
-        sampling = Sampling(1.0, context.max_response_tokens, context.generation_batch_size)
         generator = torch.Generator(self.device).manual_seed(context.seed)
         scores = [
             self.reward_model.scores(
                 sample_responses(
-                    self.policy, prompts.to(self.device), context.codec, sampling, generator
+                    self.policy, prompts.to(self.device), context.codec, self.sampling, generator
                 ).sequences
             )
             for prompts in tqdm(context.side_prompts, "normalising the scores", delay=2)
         ]
         self.reward_model.head.normalise_on(torch.cat(scores))
-        self.figures["reward/score_mean"] = self.reward_model.head.mean.item()
-        self.figures["reward/score_std"] = self.reward_model.head.std.item()
+        self.figures["reward/normalisation_mean"] = self.reward_model.head.mean.item()
+        self.figures["reward/normalisation_std"] = self.reward_model.head.std.item()
 
     def validation_step(self, batch: ComparisonBatch, index: int) -> None:
         """Add held-out comparisons."""

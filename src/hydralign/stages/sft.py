@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch.optim import Optimizer
 
 from hydralign.batch_plan import supervised_plan
 from hydralign.data.collate import DemonstrationBatch
@@ -12,7 +13,8 @@ from hydralign.data.module import RecordDataModule
 from hydralign.data.unigram import unigram_nll
 from hydralign.models.assembly import RoleSpec
 from hydralign.models.roles import TextRole
-from hydralign.rl.masks import masked_mean, masked_sum
+from hydralign.rl.masks import masked_sum
+from hydralign.rollout.sampling import Sampling
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
 from hydralign.stages.optimizers import make_optimizer
@@ -57,8 +59,10 @@ class SFT(L.LightningModule):
         self.options = settings
         self.context = context
         self.policy = policy
+        self.sampling = Sampling(1.0, context.max_response_tokens, context.generation_batch_size)
         self.figures: dict[str, float] = {}
         self._held_out = Averages()
+        self._step = Averages()
 
     def batch_plan(self, data: RecordDataModule) -> str:
         """Say in words what a step is."""
@@ -78,9 +82,14 @@ class SFT(L.LightningModule):
         # Lightning averages over micro-batches; the mean wanted is over the step's tokens.
         micro_batches = self.trainer.accumulate_grad_batches
         loss = -masked_sum(logprobs, sequences.response_mask) / batch.response_tokens
-        self.log("policy/loss", loss * micro_batches, prog_bar=True)
-        self.log("policy/entropy", masked_mean(entropy, sequences.response_mask))
+        self._step.add("policy/loss", -logprobs, sequences.response_mask)
+        self._step.add("policy/entropy", entropy, sequences.response_mask)
         return loss * micro_batches
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the means over the step, all its micro-batches together."""
+        self.log_dict(self._step.means(), prog_bar=True)
+        self._step = Averages()
 
     def validation_step(self, batch: DemonstrationBatch, index: int) -> None:
         """Add a batch of held-out demonstrations."""

@@ -1,0 +1,140 @@
+"""What can be checked before torch is imported: keys, values, sizes, files, offers, artifacts."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from hydralign.batch_plan import micro_batch_size
+from hydralign.config import check_numbers, outline, read_settings
+from hydralign.data.datasets import check_offered
+from hydralign.data.sources import READERS, check_file
+from hydralign.data.splits import HashSplitter
+from hydralign.errors import UserError, nearest
+from hydralign.inputs import find_inputs, is_hub_id
+
+WORDS = {
+    "model.dtype": ("float32", "bfloat16", "float16"),
+    "data.template": ("plain", "chat"),
+    "hardware.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
+    "hardware.precision": ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"),
+}
+"""Settings that take one of a few words."""
+
+SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt")
+"""Of those that transformers knows, the ones that need no more than a number of steps."""
+
+
+def check(cfg: DictConfig) -> None:
+    """Check all that can be checked before torch is imported, every stage of a chain included.
+
+    Raises:
+        UserError: on the first mistake.
+    """
+    for key in OmegaConf.missing_keys(cfg):
+        raise UserError(f"{key} is not set: {key}=VALUE.")
+    _check_keys(cfg)
+    _check_values(cfg)
+    _check_model(cfg.model)
+    _check_data(cfg.data)
+    finished: dict[str, Path] = {}
+    for where, stage in _stages(cfg):
+        _check_stage(cfg, stage, where, finished)
+        finished[where.rpartition(".")[2]] = Path("of this run")
+
+
+def check_machine(hardware: DictConfig) -> None:
+    """Check that the accelerator is there. This one imports torch.
+
+    Raises:
+        UserError: if it is not.
+    """
+    import torch
+
+    wanted, devices = hardware.accelerator, hardware.devices
+    if wanted in ("auto", "cpu"):
+        return
+    found = torch.accelerator.device_count()
+    if found < devices:
+        raise UserError(
+            f"hardware.accelerator={wanted} with hardware.devices={devices}: torch "
+            f"{torch.__version__} finds {found} here. Use hardware=cpu, or another build of torch."
+        )
+
+
+def _stages(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    """Return each stage's config with its key."""
+    if "chain" in cfg.stage:
+        yield from ((f"stage.{name}", cfg.stage[name]) for name in cfg.stage.chain)
+    else:
+        yield "stage", cfg.stage
+
+
+def _check_keys(node: DictConfig, above: str = "") -> None:
+    """Refuse what `+key=value` adds to a typed group: nothing would read it."""
+    schema: Any = OmegaConf.get_type(node)
+    if not dataclasses.is_dataclass(schema):
+        return
+    names = [field.name for field in dataclasses.fields(schema)]
+    for key in map(str, node):
+        if key not in names:
+            raise UserError(f"{above}{key} does not exist.{nearest(key, names)}")
+        if isinstance(node[key], DictConfig):
+            _check_keys(node[key], f"{above}{key}.")
+
+
+def _check_values(cfg: DictConfig) -> None:
+    for key, words in WORDS.items():
+        _check_word(key, OmegaConf.select(cfg, key), words)
+    check_numbers({"seed": cfg.seed, "samples_every": cfg.samples_every})
+    for group in ("model", "model.lora", "data", "hardware"):
+        check_numbers(OmegaConf.select(cfg, group) or {}, f"{group}.")
+    if not 0 < cfg.validate_every <= 1:
+        raise UserError(
+            f"validate_every={cfg.validate_every}: it is the share of a run between two looks at "
+            "held-out data, above 0 and at most 1."
+        )
+
+
+def _check_word(key: str, word: str, words: Sequence[str]) -> None:
+    if word not in words:
+        raise UserError(f"{key}={word} does not exist.{nearest(word, words)}")
+
+
+def _check_model(model: DictConfig) -> None:
+    if model.source is not None and not is_hub_id(model.source) and not Path(model.source).is_dir():
+        raise UserError(f"model.source={model.source}: there is no such folder.")
+    if model.source is None and (model.architecture is None or model.vocab_size is None):
+        raise UserError(
+            f"model={model.name}: without model.source, a network from scratch needs "
+            "model.architecture and model.vocab_size."
+        )
+
+
+def _check_data(data: DictConfig) -> None:
+    HashSplitter(dict(data.splits))
+    if "path" in data.source:  # reads a file or a data set of the hub
+        if data.source.path is None:
+            raise UserError(
+                f"data={data.name} needs a file of yours ({', '.join(READERS)}): data.path=FILE."
+            )
+        check_file(data.source.path)
+
+
+def _check_stage(
+    cfg: DictConfig, stage: DictConfig, where: str, finished: Mapping[str, Path]
+) -> None:
+    """Check one stage against the data, the machine and the artifacts that it starts from."""
+    settings, said = read_settings(stage, where), outline(stage["_target_"])
+    if hasattr(settings, "schedule"):
+        _check_word(f"{where}.schedule", settings.schedule, SCHEDULES)
+    for kind in said.records:
+        check_offered(kind, cfg.data.name, cfg.data.records)
+    limit = cfg.hardware.train_micro_batch_size
+    if hasattr(settings, "minibatch_size"):
+        micro_batch_size(settings.minibatch_size, limit, f"{where}.minibatch_size")
+    elif said.records[:1] == ("demonstration",):
+        micro_batch_size(settings.batch_size, limit, f"{where}.batch_size")
+    find_inputs(cfg, said, settings, finished, where)

@@ -1,0 +1,156 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from hydralign.errors import UserError
+from hydralign.models.adapters import AdapterSet, LoraShape
+from hydralign.models.assembly import RoleSpec, StartingPoint, adapter_roles
+from hydralign.models.loading import load_adapter
+from hydralign.stages.ppo import PPO
+
+ROLES = ["policy", "reference", "value_model", "reward_model"]
+TRAINED = {"policy", "value_model"}
+
+
+@pytest.fixture
+def roles(make_toys):
+    return make_toys("lora").roles(PPO.roles)
+
+
+def adapters(roles):
+    return roles["policy"].network.adapters
+
+
+def gradients(role):
+    return [None if p.grad is None else p.grad.clone() for p in role.trained_parameters()]
+
+
+def loss(roles, name, sequences):
+    """Something that depends on every counted token of a role."""
+    role = roles[name]
+    kept = role.values(sequences) if name == "value_model" else role(sequences).logprobs
+    return kept[sequences.response_mask].square().sum()
+
+
+@pytest.mark.parametrize("active", ROLES)
+def test_after_every_switch_the_same_parameters_train(roles, active):
+    adapters(roles).activate(active)
+    training = {n for n in ROLES if any(p.requires_grad for p in adapters(roles).parameters_of(n))}
+    frozen = {
+        n for n in ROLES if any(not p.requires_grad for p in adapters(roles).parameters_of(n))
+    }
+    assert (training, frozen) == (TRAINED, set(ROLES) - TRAINED)
+    model = adapters(roles).language_model
+    assert not [n for n, p in model.named_parameters() if "lora" not in n and p.requires_grad]
+    heads = {name: roles[name].head.weight.requires_grad for name in ROLES[2:]}
+    assert heads == {"value_model": True, "reward_model": False}
+
+
+def test_what_an_optimizer_gets_is_the_roles_own_adapter_and_head(roles):
+    for name in ROLES:
+        own = adapters(roles).parameters_of(name)
+        assert len(own) == 28  # two matrices for each of seven layers in two blocks
+        head = [roles[name].head.weight] if name == "value_model" else []
+        expected = [*own, *head] if name in TRAINED else []
+        got = roles[name].trained_parameters()
+        assert [id(p) for p in got] == [id(p) for p in expected]
+    ids = [{id(p) for p in roles[name].trained_parameters()} for name in TRAINED]
+    assert not ids[0] & ids[1]
+
+
+def test_four_roles_hold_one_copy_of_the_base(make_toys):
+    toys = make_toys("lora")
+    plain = toys.base.load(vocab_size=47, seed=0)
+    roles = toys.roles(PPO.roles)
+    storages = {
+        parameter.untyped_storage().data_ptr(): parameter.untyped_storage().nbytes()
+        for role in roles.values()
+        for name, parameter in role.named_parameters()
+        if "lora_" not in name and "head" not in name.split(".")
+    }
+    assert len(storages) == len(list(plain.parameters()))
+    assert sum(storages.values()) == sum(p.numel() * 4 for p in plain.parameters())
+
+
+def test_one_role_after_the_other_gives_both_their_gradients(make_toys, sequences):
+    expected = {}
+    for name in TRAINED:  # each in a set of roles where no switch happens at all
+        alone = make_toys("lora").roles(PPO.roles)
+        loss(alone, name, sequences).backward()
+        expected[name] = gradients(alone[name])
+    roles = make_toys("lora").roles(PPO.roles)
+    for name in ("policy", "value_model"):
+        loss(roles, name, sequences).backward()
+    for name in TRAINED:
+        got = gradients(roles[name])
+        assert all(g is not None and g.abs().max() > 1e-4 for g in got)
+        assert_close(got, expected[name], rtol=1e-5, atol=1e-6)
+    for name in ("reference", "reward_model"):
+        assert {p.grad for p in adapters(roles).parameters_of(name)} == {None}
+
+
+def test_roles_keep_their_own_say_while_others_take_turns(roles, sequences):
+    before = {name: loss(roles, name, sequences).item() for name in ("policy", "value_model")}
+    scores = roles["reward_model"].scores(sequences)
+    assert torch.equal(roles["reference"](sequences).logprobs, roles["policy"](sequences).logprobs)
+    after = {name: loss(roles, name, sequences).item() for name in ("policy", "value_model")}
+    assert after == before
+    assert torch.equal(roles["reward_model"].scores(sequences), scores)
+
+
+def test_adapters_and_heads_are_fp32_on_a_bf16_base(make_toys):
+    toys = make_toys("lora")
+    base = type(toys.base)(toys.base.source, None, torch.bfloat16)
+    roles = adapter_roles(base, LoraShape(3, 6), PPO.roles, toys.starts, vocab_size=47, seed=0)
+    for name in TRAINED:
+        assert {p.dtype for p in roles[name].trained_parameters()} == {torch.float32}
+    assert adapters(roles).language_model.lm_head.weight.dtype == torch.bfloat16
+
+
+def test_fresh_adapters_depend_on_the_seed_and_nothing_else(make_toys):
+    toys = make_toys("lora")
+    specs, size = {"policy": RoleSpec(trained=True)}, {"vocab_size": 47}
+    weights = []
+    for seed in (1, 1, 2):
+        roles = adapter_roles(toys.base, LoraShape(3, 6), specs, {}, seed=seed, **size)
+        weights.append(torch.cat([p.flatten() for p in roles["policy"].trained_parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_target_modules_that_match_nothing_are_refused(make_toys):
+    language_model = make_toys("lora").base.load(vocab_size=47, seed=0)
+    fresh = AdapterSet(language_model, LoraShape(3, 6, ("query", "key")))
+    with pytest.raises(UserError, match=r"model\.lora\.target_modules=\('query', 'key'\)"):
+        fresh.add("policy", trained=True)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [LoraShape(4, 8), LoraShape(3, 6, ("q_proj",)), LoraShape(3, 6, ("q_proj", "embed_tokens"))],
+    ids=["other rank", "fewer layers", "other layers"],
+)
+def test_an_adapter_of_another_shape_is_refused(make_toys, shape):
+    toys = make_toys("lora")
+    specs = {"policy": PPO.roles["policy"]}
+    with pytest.raises(UserError, match="'policy' does not fit model.lora"):
+        adapter_roles(toys.base, shape, specs, toys.starts, vocab_size=47, seed=0)
+
+
+def test_an_adapter_with_more_layers_wanted_than_saved_is_refused(make_toys):
+    toys = make_toys("lora")
+    weights, _ = load_adapter(Path(toys.starts["policy"].folder))
+    weights = {name: tensor for name, tensor in weights.items() if "down_proj" not in name}
+    fresh = AdapterSet(toys.base.load(vocab_size=47, seed=0), LoraShape(3, 6))
+    with pytest.raises(UserError, match="down_proj"):
+        fresh.add("policy", trained=True, weights=weights)
+
+
+def test_a_folder_without_an_adapter_is_refused(make_toys):
+    toys = make_toys("lora")
+    starts = {"policy": StartingPoint(toys.base.source)}
+    specs = {"policy": PPO.roles["policy"]}
+    with pytest.raises(UserError, match="holds no adapter"):
+        adapter_roles(toys.base, LoraShape(3, 6), specs, starts, vocab_size=47, seed=0)

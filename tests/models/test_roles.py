@@ -1,0 +1,125 @@
+"""What roles say, against plain transformers run on each row by itself, without any padding."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from hydralign.models import roles as roles_module
+from hydralign.models.assembly import RoleSpec
+from hydralign.models.roles import Network, TextRole
+
+SPECS = {
+    "policy": RoleSpec("policy"),
+    "reward_model": RoleSpec("reward_model", scalar=True),
+}
+
+
+@pytest.fixture(autouse=True, params=[2, 16])
+def group_size(request, monkeypatch):
+    """Five rows go through the network in three groups of alike length, or all together."""
+    monkeypatch.setattr(roles_module, "GROUP_SIZE", request.param)
+
+
+@pytest.fixture(params=["own-llama", "lora-llama", "own-gpt2", "lora-gpt2"])
+def roles(request, make_toys):
+    """Llama rotates by position, GPT-2 adds a vector for each: only GPT-2 notices a shift."""
+    return make_toys(*request.param.split("-")).roles(SPECS)
+
+
+def plain_logits(role, lone):
+    """Logits (r, v) that predict each response token, straight from the language model."""
+    role.network.prepare()
+    ids = lone.sequence_ids
+    with torch.no_grad():
+        logits = role.network.language_model(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            position_ids=torch.arange(ids.shape[1]).unsqueeze(0),
+        ).logits
+    # Response token i stands at prompt_length + i and is predicted one place before.
+    return logits[0, lone.prompt_length - 1 : -1]
+
+
+def plain_states(role, lone):
+    """Hidden states (t, d) of one row."""
+    role.network.prepare()
+    with torch.no_grad():
+        transformer = role.network.language_model.base_model
+        return transformer(input_ids=lone.sequence_ids).last_hidden_state[0]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_and_entropy_are_those_of_plain_transformers(
+    roles, sequences, lone_sequences, temperature
+):
+    policy = roles["policy"]
+    stats = policy(sequences, temperature=temperature)
+    for row, lone in enumerate(lone_sequences):
+        logprobs = torch.log_softmax(plain_logits(policy, lone) / temperature, dim=-1)
+        n = len(logprobs)
+        expected = logprobs[torch.arange(n), lone.response_ids[0]]
+        assert_close(stats.logprobs[row, :n], expected, rtol=1e-5, atol=1e-5)
+        entropy = torch.distributions.Categorical(logits=logprobs).entropy()
+        assert_close(stats.entropy[row, :n], entropy, rtol=1e-5, atol=1e-5)
+        assert stats.logprobs[row, n:].tolist() == [0.0] * (6 - n)
+
+
+def test_values_and_scores_are_the_head_on_plain_hidden_states(roles, sequences, lone_sequences):
+    role = roles["reward_model"]
+    values, scores = role.values(sequences), role.scores(sequences)
+    for row, lone in enumerate(lone_sequences):
+        raw = plain_states(role, lone) @ role.head.weight[0]
+        expected = (raw - 0.3) / 1.7  # the scale that the artifact says
+        p, n = lone.prompt_length, len(lone.response_ids[0])
+        assert_close(values[row, :n], expected[p - 1 : -1], rtol=1e-5, atol=1e-5)
+        assert_close(scores[row], expected[-1], rtol=1e-5, atol=1e-5)
+
+
+def test_a_row_alone_says_what_it_says_in_a_padded_batch(roles, sequences, lone_sequences):
+    policy, scalar = roles["policy"], roles["reward_model"]
+    stats, values, scores = policy(sequences), scalar.values(sequences), scalar.scores(sequences)
+    for row, lone in enumerate(lone_sequences):
+        n = len(lone.response_ids[0])
+        assert_close(policy(lone).logprobs[0], stats.logprobs[row, :n], rtol=1e-5, atol=1e-5)
+        assert_close(scalar.values(lone)[0], values[row, :n], rtol=1e-5, atol=1e-5)
+        assert_close(scalar.scores(lone)[0], scores[row], rtol=1e-5, atol=1e-5)
+
+
+def test_scores_do_not_depend_on_batch_mates(roles, sequences):
+    scores = roles["reward_model"].scores
+    expected = scores(sequences)
+    for rows in ([4, 2, 0, 1, 3], [1, 1, 1], [3, 0]):
+        chosen = torch.tensor(rows)
+        assert_close(scores(sequences.select(chosen)), expected[chosen], rtol=1e-5, atol=1e-5)
+
+
+def test_ids_in_padding_change_nothing(roles, sequences, with_garbage):
+    policy, scalar = roles["policy"], roles["reward_model"]
+    other, mask = with_garbage(sequences), sequences.response_mask
+    assert_close(policy(other).logprobs, policy(sequences).logprobs, rtol=1e-5, atol=1e-5)
+    assert_close(scalar.scores(other), scalar.scores(sequences), rtol=1e-5, atol=1e-5)
+    expected = scalar.values(sequences)[mask]
+    assert_close(scalar.values(other)[mask], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_is_off_even_in_training_mode(roles, sequences):
+    policy = roles["policy"]
+    expected = policy(sequences).logprobs
+    policy.train()
+    assert policy.network.language_model.training
+    assert torch.equal(policy(sequences).logprobs, expected)
+
+
+def test_two_roles_of_one_artifact_agree_to_the_last_bit(make_toys, sequences):
+    for kind in ("own", "lora"):
+        specs = {"policy": RoleSpec("policy", trained=True), "reference": RoleSpec("policy")}
+        roles = make_toys(kind).roles(specs)
+        policy, reference = roles["policy"](sequences), roles["reference"](sequences)
+        assert torch.equal(policy.logprobs, reference.logprobs)
+
+
+def test_fresh_adapters_are_the_base(make_toys, sequences):
+    toys = make_toys("lora")
+    fresh = toys.roles({"policy": RoleSpec(trained=True)})["policy"]
+    plain = TextRole(Network(toys.base.load(vocab_size=47, seed=0), trained=False))
+    assert torch.equal(fresh(sequences).logprobs, plain(sequences).logprobs)

@@ -1,0 +1,166 @@
+"""The gradient of an optimizer step: what plain transformers gives row by row, however it is cut.
+
+References run each row by itself, unpadded, with losses written out by hand.
+"""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from hydralign.models import roles
+from hydralign.stages import ppo
+from hydralign.stages.ppo import PPO
+from hydralign.stages.reward import Reward
+from hydralign.stages.sft import SFT
+
+CUTS = [1, 2, 4, 8]
+close = {"rtol": 1e-4, "atol": 1e-6}
+
+
+@pytest.fixture(autouse=True)
+def _groups(monkeypatch):
+    """A micro-batch goes through the network in up to three groups of alike length."""
+    monkeypatch.setattr(roles, "GROUP_SIZE", 3)
+
+
+def row_logprobs(role, prompt, response, temperature=1.0):
+    """Log-probs of one response, straight from the language model."""
+    role.network.prepare()
+    logits = role.network.language_model(input_ids=torch.tensor([[*prompt, *response]])).logits[0]
+    logprobs = (logits[len(prompt) - 1 : -1] / temperature).log_softmax(-1)
+    return logprobs.gather(1, torch.tensor(response).unsqueeze(1)).squeeze(1)
+
+
+def row_numbers(role, ids):
+    """What a scalar role says at each token of one row, normalised as the artifact says."""
+    role.network.prepare()
+    states = role.network.language_model.base_model(input_ids=torch.tensor([ids]))
+    return (states.last_hidden_state[0] @ role.head.weight[0] - role.head.mean) / role.head.std
+
+
+def gradients(loss, role):
+    # A full network that gives numbers has an LM head that nothing uses.
+    return list(torch.autograd.grad(loss, role.trained_parameters(), allow_unused=True))
+
+
+def first_step(make_stage, make_data, fit, kind, size, which=0, **changes):
+    stage = make_stage(kind, micro_batch_size=size, **changes)
+    return fit(stage, make_data(stage, micro_batch_size=size))[1].of(which)[0]
+
+
+@pytest.mark.parametrize("size", CUTS)
+def test_sft_averages_over_the_tokens_of_the_whole_step(make_stage, make_data, fit, size):
+    got = first_step(make_stage, make_data, fit, SFT, size)
+    policy = make_stage(SFT).policy
+    rows = make_data(make_stage(SFT)).train_examples
+    logprobs = [row_logprobs(policy, row.prompt_ids, row.response_ids) for row in rows]
+    assert len({len(row) for row in logprobs}) > 2
+    assert_close(got, gradients(-torch.cat(logprobs).mean(), policy), **close)
+
+
+@pytest.mark.parametrize("size", CUTS)
+def test_reward_averages_over_prompts_of_their_means_over_pairs(make_stage, make_data, fit, size):
+    got = first_step(make_stage, make_data, fit, Reward, size)
+    stage = make_stage(Reward)
+    losses = []
+    for row in make_data(stage).train_examples:
+        scores = [
+            row_numbers(stage.reward_model, [*row.prompt_ids, *ids])[-1] for ids in row.responses
+        ]
+        of_pairs = []
+        for pair in row.pairs:
+            first, second = scores[pair.first], scores[pair.second]
+            won, lost = -F.logsigmoid(first - second), -F.logsigmoid(second - first)
+            loss = won if pair.target == 1 else (won + lost) / 2
+            of_pairs.append(loss + 0.01 * (first + second) ** 2)
+        losses.append(torch.stack(of_pairs).mean())
+    assert_close(got, gradients(torch.stack(losses).mean(), stage.reward_model), **close)
+
+
+@pytest.fixture
+def rollouts(monkeypatch):
+    """The rollouts that PPO collects."""
+    collected = []
+    collect = ppo.collect_rollout
+
+    def spy(*args, **options):
+        collected.append(collect(*args, **options))
+        return collected[-1]
+
+    monkeypatch.setattr(ppo, "collect_rollout", spy)
+    return collected
+
+
+def unpadded(rollout):
+    """Prompt and response of each row."""
+    sequences = rollout.sequences
+    p = sequences.prompt_length
+    for ids, keep in zip(sequences.sequence_ids, sequences.attention_mask, strict=True):
+        yield ids[:p][keep[:p]].tolist(), ids[p:][keep[p:]].tolist()
+
+
+def advantages_by_hand(values, score):
+    """GAE with discount 1 and lambda .95; there is no KL before the first update."""
+    advantages, following, next_value = [], 0.0, 0.0
+    for t in reversed(range(len(values))):
+        reward = score if t == len(values) - 1 else 0.0
+        following = reward + next_value - values[t] + 0.95 * following
+        next_value = values[t]
+        advantages.insert(0, following)
+    return advantages
+
+
+@pytest.mark.parametrize("size", CUTS)
+def test_ppo_averages_over_the_tokens_of_the_whole_step(make_stage, make_data, fit, rollouts, size):
+    one_step = {"minibatch_size": 8, "ppo_epochs": 1, "micro_batch_size": size}
+    stage = make_stage(PPO, **one_step)
+    _, steps = fit(stage, make_data(stage))
+    fresh = make_stage(PPO, **one_step)
+    logprobs, values, advantages = [], [], []
+    for row, (prompt, response) in enumerate(unpadded(rollouts[0])):
+        logprobs.append(row_logprobs(fresh.policy, prompt, response, temperature=0.9))
+        score = row_numbers(fresh.reward_model, [*prompt, *response])[-1].item()
+        score -= 0.0 if rollouts[0].responses.finished[row] else 1.0
+        with torch.no_grad():
+            old = row_numbers(fresh.value_model, [*prompt, *response])[len(prompt) - 1 : -1]
+        advantages.append(torch.tensor(advantages_by_hand(old.tolist(), score)))
+        values.append(old)
+    a = torch.cat(advantages)
+    whitened = (a - a.mean()) / a.std(correction=0)
+    # The ratio is 1, so the gradient of -A * ratio is that of -A * logprob.
+    policy_loss = -(whitened * torch.cat(logprobs)).mean()
+    assert_close(steps.of(0)[0], gradients(policy_loss, fresh.policy), **close)
+    now = [
+        row_numbers(fresh.value_model, [*prompt, *response])[len(prompt) - 1 : -1]
+        for prompt, response in unpadded(rollouts[0])
+    ]
+    value_loss = 0.5 * (torch.cat(now) - (a + torch.cat(values))).square().mean()
+    assert_close(steps.of(1)[0], gradients(value_loss, fresh.value_model), **close)
+    assert set(rollouts[0].responses.finished.tolist()) == {True, False}
+
+
+@pytest.mark.parametrize(("kind", "which"), [(SFT, 0), (Reward, 0), (PPO, 0), (PPO, 1)])
+def test_ids_in_padding_change_no_gradient(
+    make_stage, make_data, fit, with_garbage, monkeypatch, kind, which
+):
+    expected = first_step(make_stage, make_data, fit, kind, 4, which)
+    stage = make_stage(kind)
+    data = make_data(stage)
+    if kind is PPO:  # the padding of prompts, and what the codec writes behind responses
+        codec = dataclasses.replace(stage.context.codec, pad_id=33)
+        stage.context = dataclasses.replace(stage.context, codec=codec)
+    tidy = data.train_loader.collate
+    data.train_loader.collate = lambda examples, step: untidy(tidy(examples, step), with_garbage)
+    assert_close(fit(stage, data)[1].of(which)[0], expected, **close)
+
+
+def untidy(batch, with_garbage):
+    if hasattr(batch, "sequences"):
+        return dataclasses.replace(batch, sequences=with_garbage(batch.sequences))
+    garbage = torch.randint(0, 47, batch.prompt_ids.shape)
+    ids = batch.prompt_ids.where(batch.attention_mask, garbage)
+    assert not torch.equal(ids, batch.prompt_ids)
+    return dataclasses.replace(batch, prompt_ids=ids)

@@ -1,0 +1,149 @@
+"""House rules: which way imports run, how long things get, that everything says what it does."""
+
+import ast
+import statistics
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "hydralign"
+FILES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text()) for path in [*FILES, ROOT / "train.py"]}
+
+# Floors of the house. A room imports from those below it, and from the modules named with it.
+ROOMS = {
+    "rl": set(),
+    "data": {"rl"},
+    "models": {"rl"},
+    "rollout": {"data", "models", "rl"},
+    "rewards": {"models", "rollout", "rl"},
+    "stages": {"data", "models", "rollout", "rewards", "rl"},
+    "callbacks": {"data", "models", "rollout", "stages"},
+}
+MODULES = {
+    "errors": set(),
+    "memory": set(),
+    "summary": set(),
+    "artifacts": set(),
+    "batch_plan": set(),
+    "config": set(),
+    "inputs": {"artifacts"},
+    "data_source": {"data", "models", "rewards"},
+    "checks": {"batch_plan", "config", "data", "inputs"},
+    "explain": {"data"},
+    "cli": {"explain"},
+    "build": {*ROOMS, "batch_plan", "config", "data_source", "inputs"} - {"rewards", "rl"},
+    "run": {"build", "artifacts", "inputs", "models", "summary"},
+}
+ALLOWED = {**ROOMS, **MODULES, "train": {"checks", "cli", "config", "run"}}
+ANYWHERE = {"errors"}
+"""What every room but the maths may import."""
+SMALL = {"stages": {"batch_plan", "memory", "summary"}, "callbacks": {"memory", "summary"}}
+"""Small modules of no room's own, and who may use them."""
+KNOW_HYDRA = {"config", "build", "inputs", "run", "cli", "data_source", "checks", "explain"}
+
+
+def room(path):
+    """The room that a file stands in, or its own name."""
+    if path.name == "train.py":
+        return "train"
+    inside = path.relative_to(PACKAGE)
+    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
+
+
+def imported(tree):
+    """Dotted names that a file imports, wherever it does so."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "absolute imports only"
+            if node.module == "hydralign":
+                yield from (f"hydralign.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def rooms_imported(path):
+    names = [name.split(".") for name in imported(TREES[path])]
+    return {parts[1] for parts in names if parts[0] == "hydralign" and len(parts) > 1} - {
+        room(path)
+    }
+
+
+def test_the_scan_sees_the_house():
+    assert {room(path) for path in FILES} - {"__init__"} == set(ROOMS) | set(MODULES)
+    assert len(FILES) >= 60
+    crossing = sum(len(rooms_imported(path)) for path in TREES)
+    assert crossing >= 80
+
+
+@pytest.mark.parametrize("path", TREES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    own = room(path)
+    allowed = ALLOWED.get(own, set()) | SMALL.get(own, set())
+    allowed |= ANYWHERE if own != "rl" else set()
+    assert rooms_imported(path) - allowed == set()
+
+
+def test_the_table_of_floors_has_no_way_back_up():
+    floors, left = [], dict(ALLOWED)
+    while left:
+        ground = {name for name, below in left.items() if not below & set(left)}
+        assert ground, f"these import each other: {sorted(left)}"
+        floors.append(ground)
+        left = {name: below for name, below in left.items() if name not in ground}
+    height = {name: number for number, floor in enumerate(floors) for name in floor}
+    order = ["rl", "models", "rollout", "rewards", "stages", "build", "run", "train"]
+    assert [height[name] for name in order] == sorted(height[name] for name in order)
+
+
+@pytest.mark.parametrize("path", TREES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_the_outer_modules_know_hydra(path):
+    roots = {name.split(".")[0] for name in imported(TREES[path])}
+    if room(path) not in KNOW_HYDRA | {"train"}:
+        assert not roots & {"hydra", "omegaconf"}
+    assert not roots & {"trl", "pytorch_lightning"}
+
+
+def test_files_are_short():
+    lengths = {path: len(path.read_text().splitlines()) for path in FILES}
+    assert {str(path): n for path, n in lengths.items() if n > 350} == {}
+    assert statistics.median(lengths.values()) <= 120
+
+
+FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def test_functions_are_short():
+    functions = [
+        (path, node)
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, FUNCTION)
+    ]
+    lengths = {f"{path.name}: {f.name}": f.end_lineno - f.lineno + 1 for path, f in functions}
+    assert len(functions) >= 250
+    assert {name: n for name, n in lengths.items() if n > 70} == {}
+
+
+def public(node):
+    """A module or class, and what is public in it, however deep."""
+    yield node
+    for inner in node.body:
+        if isinstance(inner, ast.ClassDef) and not inner.name.startswith("_"):
+            yield from public(inner)
+        elif isinstance(inner, FUNCTION) and not inner.name.startswith("_"):
+            yield inner
+
+
+def test_everything_public_says_what_it_does():
+    nodes = [(path, node) for path, tree in TREES.items() for node in public(tree)]
+    assert len(nodes) >= 300
+    silent = [
+        f"{path.name}: {getattr(node, 'name', 'the file')}"
+        for path, node in nodes
+        if not ast.get_docstring(node)
+    ]
+    assert silent == []

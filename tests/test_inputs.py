@@ -1,0 +1,183 @@
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf
+
+from hydralign.artifacts import Manifest, new_manifest, write_artifact
+from hydralign.errors import UserError
+from hydralign.inputs import (
+    config_hash,
+    find_inputs,
+    lineage,
+    parent_ids,
+    read_manifest,
+    stage_name,
+)
+from hydralign.stages.ppo import PPO
+
+BASE = {
+    "model": {
+        "name": "smol",
+        "source": "hub/smol",
+        "architecture": None,
+        "vocab_size": None,
+        "dtype": "float32",
+        "lora": {"rank": 16, "alpha": 32, "target_modules": "all-linear"},
+    },
+    "data": {"name": "chats", "template": "chat", "max_prompt_tokens": 9},
+    "stage": {"_target_": "hydralign.stages.ppo.PPO", "kl_coef": 0.1},
+    "hardware": {"train_micro_batch_size": 8},
+    "seed": 0,
+}
+
+
+def config(outputs, **changed):
+    cfg = OmegaConf.merge(BASE, {"outputs": str(outputs)})
+    for key, value in changed.items():
+        OmegaConf.update(cfg, key.replace("__", "."), value)
+    return cfg
+
+
+def artifact(folder, stage, cfg, template_hash="t", created=1.0):
+    """A finished stage's folder without weights."""
+    fields = {"stage": stage, "lineage": lineage(cfg), "template_hash": template_hash}
+    fields |= {"config_hash": "c", "parents": {}, "metrics": {}}
+    record = new_manifest(score_mean=0.0, score_std=1.0, **fields)
+    record = dataclasses.replace(record, created=created)
+    write_artifact(folder, record, lambda _: None)
+    return folder
+
+
+def settings(policy=None, reward_model=None):
+    paths = {"policy": policy, "reward_model": reward_model}
+    return SimpleNamespace(**{name: path and str(path) for name, path in paths.items()})
+
+
+def test_a_stage_is_named_after_its_module():
+    assert stage_name(OmegaConf.create({"stage": {"_target_": "a.b.sft.SupervisedStage"}})) == "sft"
+
+
+SAME = {"data__max_prompt_tokens": 10, "hardware__train_micro_batch_size": 1, "seed": 5}
+OTHER = {"model__source": "hub/other", "model__lora": None, "model__lora__rank": 8}
+OTHER |= {"data__template": "plain"}
+
+
+@pytest.mark.parametrize("key", SAME)
+def test_artifacts_fit_across_what_does_not_touch_the_network(tmp_path, key):
+    assert lineage(config(tmp_path, **{key: SAME[key]})) == lineage(config(tmp_path))
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_artifacts_do_not_fit_another_base_adapter_or_template(tmp_path, key):
+    assert lineage(config(tmp_path, **{key: OTHER[key]})) != lineage(config(tmp_path))
+
+
+def test_a_network_from_scratch_belongs_to_its_data_and_architecture(tmp_path):
+    scratch = {"model__source": None, "model__architecture": {"hidden_size": 8}}
+    scratch |= {"model__vocab_size": 50}
+    first = lineage(config(tmp_path, **scratch))
+    assert first.base.startswith("smol from scratch ")
+    assert first == lineage(config(tmp_path, **scratch))
+    for change in (
+        {"model__architecture": {"hidden_size": 9}},
+        {"model__vocab_size": 51},
+        {"data__name": "others"},
+    ):
+        assert lineage(config(tmp_path, **(scratch | change))) != first
+
+
+def test_inputs_that_are_not_named_are_the_newest_that_fit(tmp_path):
+    cfg = config(tmp_path)
+    artifact(tmp_path / "1" / "artifact", "sft", cfg, created=1.0)
+    policy = artifact(tmp_path / "2" / "artifact", "sft", cfg, created=2.0)
+    reward_model = artifact(tmp_path / "3" / "artifact", "reward", cfg)
+    found = find_inputs(cfg, PPO, settings(), {})
+    assert found == {"policy": policy, "reward_model": reward_model}
+
+
+def test_what_the_chain_has_made_goes_before_what_is_found_and_what_is_named_before_both(tmp_path):
+    cfg = config(tmp_path)
+    folders = {}
+    for index, name in enumerate(("found", "made", "named")):
+        for stage in ("sft", "reward"):
+            path = tmp_path / name / stage / "artifact"
+            folders[name, stage] = artifact(path, stage, cfg, created=-index)
+    finished = {"sft": folders["made", "sft"]}
+    found = find_inputs(cfg, PPO, settings(), finished)
+    expected = {"policy": folders["made", "sft"], "reward_model": folders["found", "reward"]}
+    assert found == expected
+    found = find_inputs(cfg, PPO, settings(policy=folders["named", "sft"]), finished)
+    assert found["policy"] == folders["named", "sft"]
+
+
+def test_a_missing_input_names_the_stage_and_the_command(tmp_path):
+    cfg = config(tmp_path)
+    artifact(tmp_path / "1" / "artifact", "sft", cfg)
+    with pytest.raises(
+        UserError, match=r"stage=reward [\s\S]*python train.py stage=reward model=smol"
+    ):
+        find_inputs(cfg, PPO, settings(), {})
+
+
+def test_a_named_artifact_on_another_base_is_refused_by_its_key(tmp_path):
+    other = config(tmp_path, model__source="hub/other")
+    policy = artifact(tmp_path / "1" / "artifact", "sft", config(tmp_path))
+    reward_model = artifact(tmp_path / "2" / "artifact", "reward", other)
+    wrong = rf"stage\.reward_model={reward_model} does not fit .*'hub/other' instead of 'hub/smol'"
+    with pytest.raises(UserError, match=wrong):
+        find_inputs(config(tmp_path), PPO, settings(policy, reward_model), {})
+
+
+def test_a_named_folder_that_is_neither_artifact_nor_model_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"stage\.policy=.*neither the artifact"):
+        find_inputs(config(tmp_path), PPO, settings(policy=tmp_path / "empty"), {})
+
+
+def test_a_plain_hugging_face_folder_may_be_named(tmp_path):
+    cfg = config(tmp_path)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "config.json").write_text("{}")
+    reward_model = artifact(tmp_path / "2" / "artifact", "reward", cfg)
+    found = find_inputs(cfg, PPO, settings(policy=tmp_path / "plain"), {})
+    assert found == {"policy": tmp_path / "plain", "reward_model": reward_model}
+    assert read_manifest(tmp_path / "plain") is None
+
+
+def test_inputs_with_different_tokenizers_are_refused(tmp_path):
+    cfg = config(tmp_path)
+    artifact(tmp_path / "1" / "artifact", "sft", cfg, template_hash="t1")
+    artifact(tmp_path / "2" / "artifact", "reward", cfg, template_hash="t2")
+    with pytest.raises(UserError, match="disagree on tokenizer or template: .*t1.*t2"):
+        find_inputs(cfg, PPO, settings(), {})
+
+
+CHANGES = {"model__name": "x", "data__max_prompt_tokens": 1, "stage__kl_coef": 0.2, "seed": 1}
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_whatever_could_change_a_result_changes_its_hash(tmp_path, key):
+    assert config_hash(config(tmp_path, **{key: CHANGES[key]}), {}) != config_hash(
+        config(tmp_path), {}
+    )
+
+
+def test_the_machine_and_the_place_leave_the_hash_alone(tmp_path):
+    here = config_hash(config(tmp_path), {})
+    assert config_hash(config(tmp_path, hardware__train_micro_batch_size=1), {}) == here
+    assert config_hash(config(tmp_path / "elsewhere"), {}) == here
+
+
+def test_a_parent_that_was_made_anew_changes_the_hash(tmp_path):
+    cfg = config(tmp_path)
+    folder = artifact(tmp_path / "1" / "artifact", "sft", cfg)
+    before = config_hash(cfg, {"policy": folder})
+    assert config_hash(cfg, {"policy": folder}) == before
+    assert parent_ids({"policy": folder}) == {"policy": Manifest.read(folder).id}
+    artifact(folder, "sft", cfg)
+    assert config_hash(cfg, {"policy": folder}) != before
+
+
+def test_a_parent_without_a_manifest_goes_by_its_path(tmp_path):
+    assert parent_ids({"policy": tmp_path}) == {"policy": str(tmp_path)}
