@@ -25,7 +25,7 @@ BASE = {
         "dtype": "float32",
         "lora": {"rank": 16, "alpha": 32, "target_modules": "all-linear"},
     },
-    "data": {"name": "chats", "template": "chat", "max_prompt_tokens": 9},
+    "data": {"name": "chats", "path": None, "template": "chat", "max_prompt_tokens": 9},
     "stage": {"_target_": "hydralign.stages.ppo.PPO", "kl_coef": 0.1},
     "hardware": {"train_micro_batch_size": 8},
     "seed": 0,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import shutil
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from hydralign.errors import UserError
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 PACKAGES = ("hydralign", "torch", "lightning", "transformers", "peft", "tokenizers")
@@ -130,7 +133,11 @@ def find_artifact(outputs: Path, stage: str, lineage: Lineage, command: str) -> 
     """
     fitting, others = [], []
     for path in outputs.rglob(f"artifact/{MANIFEST}"):
-        manifest = Manifest.read(path.parent)
+        try:
+            manifest = Manifest.read(path.parent)
+        except UserError as error:  # one damaged folder must not hide the others
+            log.warning("Passed over: %s", error)
+            continue
         if manifest.stage != stage:
             continue
         differences = lineage.differences(manifest.lineage)

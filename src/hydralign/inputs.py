@@ -1,5 +1,6 @@
 """Which artifacts a run starts from, and what tells one run's result from another's."""
 
+import hashlib
 import re
 import shlex
 from collections.abc import Mapping
@@ -21,10 +22,13 @@ def stage_name(cfg: DictConfig) -> str:
 def lineage(cfg: DictConfig) -> Lineage:
     """Return what this run's artifacts must have in common with those it starts from."""
     model = cfg.model
-    base = model.source
-    if base is None:  # from scratch: its tokenizer comes from the data
+    if model.source is None:  # its tokenizer comes from the data; under adapters so does its seed
         made_of = [OmegaConf.to_container(model.architecture), model.vocab_size, model.dtype]
+        made_of += [cfg.data.path, None if model.lora is None else cfg.seed]
         base = f"{model.name} from scratch {digest(made_of)} on {cfg.data.name}"
+    else:
+        local = Path(model.source)
+        base = str(local.resolve()) if local.is_dir() else model.source
     lora = "none" if model.lora is None else digest(OmegaConf.to_container(model.lora))
     return Lineage(base=base, quantization="none", lora=lora, template=cfg.data.template)
 
@@ -118,7 +122,15 @@ def config_hash(cfg: DictConfig, inputs: Mapping[str, Path]) -> str:
     parts = {
         key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "data", "stage")
     }
-    return digest([parts, cfg.seed, parent_ids(inputs)])
+    return digest([parts, cfg.seed, parent_ids(inputs), _content(cfg.data.path)])
+
+
+def _content(path: str | None) -> str | None:
+    """Hash the data file, so that an edited one is not taken for the same."""
+    if path is None or not Path(path).is_file():
+        return None
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def parent_ids(inputs: Mapping[str, Path]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lightning as L
 import transformers
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
 from hydralign import build
@@ -103,6 +104,8 @@ def run_stage(cfg: DictConfig, run_dir: Path, finished: dict[str, Path]) -> floa
     pieces = build.build_pieces(cfg, stage_class, settings, inputs, run_dir)
     trainer = pieces.trainer
     trainer.fit(pieces.stage, pieces.data)
+    if is_overridden("validation_step", pieces.stage):
+        trainer.validate(pieces.stage, pieces.data, verbose=False)
     trainer.test(pieces.stage, pieces.data, verbose=False)
     figures = {**pieces.stage.figures, f"{name}/seconds": time.perf_counter() - started}
     _save(cfg, pieces, inputs, figures, fingerprint, run_dir)

@@ -25,6 +25,7 @@ class Stage(L.LightningModule):
         self.weight = torch.nn.Parameter(torch.zeros(2))
         self.unused = torch.nn.Parameter(torch.zeros(1))
         self.policy = policy
+        self.sampling = Sampling(1.0, 5, 9)
         if scorer:
             self.scorer = scorer
 
@@ -75,7 +76,7 @@ class Batches:
 
 def table(codec, every):
     prompts = collate_prompts(EXAMPLES, EXAMPLES, pad_id=0)
-    return SampleTable(prompts, codec, Sampling(1.0, 5, 9), every=every, seed=3)
+    return SampleTable(prompts, codec, every=every, seed=3)
 
 
 @pytest.mark.parametrize(

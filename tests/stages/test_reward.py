@@ -64,8 +64,8 @@ def test_after_training_the_policys_own_responses_score_0_with_deviation_1(
     assert_close(scores.mean().item(), 0.0, rtol=0, atol=1e-5)
     assert_close(scores.std(correction=0).item(), 1.0, rtol=1e-4, atol=0)
     head = stage.reward_model.head
-    assert stage.figures["reward/score_mean"] == head.mean.item() != 0.0
-    assert stage.figures["reward/score_std"] == head.std.item() != 1.0
+    assert stage.figures["reward/normalisation_mean"] == head.mean.item() != 0.0
+    assert stage.figures["reward/normalisation_std"] == head.std.item() != 1.0
 
 
 def test_figures_are_of_the_test_split_with_an_interval(make_stage, make_data, fit):
