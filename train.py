@@ -16,7 +16,8 @@ config.register()
 def main(cfg: DictConfig) -> float:
     """Run one stage or a chain; return its headline figure, which sweepers optimise."""
     checks.check(cfg)
-    from hydralign.run import run  # only now: it imports torch
+    with cli.interrupts_held():
+        from hydralign.run import run  # only now: it imports torch
 
     checks.check_machine(cfg.hardware)
     return run(cfg, Path(HydraConfig.get().runtime.output_dir))

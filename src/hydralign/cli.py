@@ -3,9 +3,11 @@
 import functools
 import logging
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -64,7 +66,7 @@ def job(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], float]:
         try:
             return task(cfg)
         except (KeyboardInterrupt, SystemExit) as stop:
-            # Lightning turns Ctrl-C into an exit of its own.
+            # Lightning makes an exit of Ctrl-C.
             if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
                 raise
             _say(_stopped())
@@ -78,6 +80,19 @@ def job(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], float]:
             raise SystemExit(f"\n{message}") from error  # past Hydra, which would add its own
 
     return guarded
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of some imports: a library may swallow it half-way."""
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _message_for(error: Exception, conf_dir: Path | None = None) -> str | None:
