@@ -106,6 +106,7 @@ def write_artifact(folder: Path, manifest: Manifest, write: Callable[[Path], Non
     try:
         write(aside)
         (aside / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2))
+        (folder / MANIFEST).unlink(missing_ok=True)  # first: without it the rest is no artifact
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(aside, folder)
     finally:
@@ -115,8 +116,11 @@ def write_artifact(folder: Path, manifest: Manifest, write: Callable[[Path], Non
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file aside, then rename it."""
     aside = path.with_name(f"{path.name}.partial")
-    aside.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(aside, path)
+    try:
+        aside.write_text(json.dumps(values, indent=2) + "\n")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def find_artifact(outputs: Path, stage: str, lineage: Lineage, command: str) -> Path:

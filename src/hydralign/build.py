@@ -58,6 +58,18 @@ def stage_of_chain(cfg: DictConfig, name: str) -> DictConfig:
     return single
 
 
+def read_records(cfg: DictConfig) -> None:
+    """Read once what all stages of a chain need.
+
+    Raises:
+        UserError: if too many rows cannot be used.
+    """
+    source = DataSource(cfg.data)
+    wanted = [stage_class(stage_of_chain(cfg, name))[0].records for name in cfg.stage.chain]
+    for kind in dict.fromkeys(kind for kinds in wanted for kind in kinds):
+        source.records(kind)
+
+
 @dataclass(frozen=True)
 class Pieces:
     """A stage ready to run."""

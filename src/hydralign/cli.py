@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,9 +38,13 @@ def launch(main: Callable[[], None], conf_dir: Path) -> None:
     """
     os.environ[FULL_ERROR] = "1"  # else Hydra prints a summary of its own, which hides the cause
     logging.raiseExceptions = False  # else a log file on a full disk complains at every line
+    threading.excepthook = _thread_failed
     _give_help_a_stage(sys.argv)
     try:
         main()
+    except BrokenPipeError:  # `| head` has read enough, and the last flush must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         _say("Stopped.")
         sys.exit(INTERRUPTED)
@@ -49,7 +54,7 @@ def launch(main: Callable[[], None], conf_dir: Path) -> None:
             raise
         sys.exit(f"\n{message}")
     if failures:
-        sys.exit(f"\n{len(failures)} job(s) of the sweep failed:\n\n" + "\n\n".join(failures))
+        sys.exit("\n\n".join([f"\nJobs of the sweep that failed: {len(failures)}", *failures]))
 
 
 def job(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], float]:
@@ -99,14 +104,21 @@ def _message_for(error: Exception, conf_dir: Path | None = None) -> str | None:
     return None if show_tracebacks else explain(error, conf_dir)
 
 
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    # TensorBoard writes in a thread, and raises the same error in the main one.
+    if failed.exc_value is None or show_tracebacks or explain(failed.exc_value) is None:
+        threading.__excepthook__(failed)
+
+
 def _note_failure(error: Exception, message: str | None) -> float:
     """Say that a job of a sweep has failed, and keep its message for the end."""
     if message is None:
         traceback.print_exception(error)
         message = f"{type(error).__name__}: {error}"
-    failure = f"{' '.join(HydraConfig.get().overrides.task)}\n{message}"
-    failures.append(failure)
-    _say(f"This job of the sweep failed: {failure}\nThe others go on.")
+    hydra = HydraConfig.get()
+    name = f"#{hydra.job.num}: {' '.join(hydra.overrides.task)}"
+    failures.append(f"{name}\n{message}")
+    _say(f"This job failed, the sweep goes on. {failures[-1]}")
     return float("nan")
 
 

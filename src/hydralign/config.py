@@ -123,6 +123,10 @@ def register() -> None:
     """Make the schema and the resolvers known to Hydra."""
     ConfigStore.instance().store(name="schema", node=RunConfig)
     OmegaConf.register_new_resolver("times", lambda x, y: float(x) * float(y), replace=True)
+    # Overrides as the name of one folder: a path among them has slashes, many are too long.
+    OmegaConf.register_new_resolver(
+        "folder_name", lambda text: re.sub(r"[^\w.,=+-]", "_", text)[:120], replace=True
+    )
 
 
 def read_settings(stage: DictConfig, where: str = "stage") -> Any:
@@ -160,12 +164,16 @@ def read_settings(stage: DictConfig, where: str = "stage") -> Any:
         raise UserError(f"{where}: {what_is_wrong(error)}.") from error
 
 
-_COUNT = re.compile(r"(?<!warmup_)(steps|rollouts|size|epochs|rank|devices|tokens|samples_every)$")
-_RATE = re.compile(r"(rate|decay|seed)$|warmup")
+_LEAST = {
+    r"(?<!warmup_)(steps|rollouts|size|epochs|rank|devices|tokens|samples_every)$": 1,
+    r"(rate|decay|seed)$|warmup": 0,
+    r"^temperature$": 0.01,
+}
+"""The smallest values that make sense, by what a key looks like."""
 
 
 def check_numbers(values: Mapping[Any, Any], above: str = "") -> None:
-    """Check that counts are at least 1, and rates and the like at least 0.
+    """Check that counts are at least 1, rates and the like at least 0.
 
     Args:
         values: a level of the config.
@@ -175,9 +183,10 @@ def check_numbers(values: Mapping[Any, Any], above: str = "") -> None:
         UserError: on the first that is not.
     """
     for key, value in values.items():
-        least = 1 if _COUNT.search(str(key)) else 0 if _RATE.search(str(key)) else None
-        if least is not None and isinstance(value, int | float) and not value >= least:
-            raise UserError(f"{above}{key}={value}: must be at least {least}.")
+        for looks, least in _LEAST.items():
+            small = isinstance(value, int | float) and not value >= least
+            if small and re.search(looks, str(key)):
+                raise UserError(f"{above}{key}={value}: must be at least {least}.")
 
 
 @dataclass(frozen=True)

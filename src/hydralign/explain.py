@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -70,10 +71,13 @@ def _about_disk(error: BaseException) -> str | None:
         number = int(found.group(1))
     if number not in _DISK:
         return None
+    if name is None and HydraConfig.initialized():
+        name = str(HydraConfig.get().runtime.output_dir)
     where = f" {name}" if name else ""
     cached = name and Path(name).is_relative_to(cache_folder())
     setting = "the environment variable HYDRALIGN_CACHE" if cached else "hydra.run.dir"
-    return f"Cannot write{where}: {_DISK[number]}. Mend that, or choose another: {setting}=DIR."
+    advice = "Free some space, or choose" if number in (errno.ENOSPC, errno.EDQUOT) else "Choose"
+    return f"Cannot write{where}: {_DISK[number]}. {advice} another folder: {setting}=DIR."
 
 
 def _about_syntax(error: OverrideParseException) -> str:

@@ -66,6 +66,7 @@ def run_chain(cfg: DictConfig, run_dir: Path) -> float:
     finished: dict[str, Path] = {}
     figures: dict[str, float] = {}
     headline = float("nan")
+    build.read_records(cfg)  # now: a bad row must not stop the chain half-way
     for name in cfg.stage.chain:
         headline = run_stage(build.stage_of_chain(cfg, name), run_dir / name, finished)
         finished[name] = run_dir / name / "artifact"
@@ -92,7 +93,7 @@ def run_stage(cfg: DictConfig, run_dir: Path, finished: dict[str, Path]) -> floa
     inputs = find_inputs(cfg, stage_class, settings, finished)
     for input_name, path in inputs.items():
         known = "" if read_manifest(path) else " (no manifest, so nothing can be checked about it)"
-        log.info("%s: %s%s", input_name, path, known)
+        log.info("stage.%s: took %s%s", input_name, path, known)
     fingerprint = config_hash(cfg, inputs)
     done = _finished_before(run_dir / "artifact", fingerprint)
     if done is not None:
@@ -142,14 +143,15 @@ def _save(
         score_std=product.head.std.item() if scalar else 1.0,
         metrics=figures,
     )
-    write_artifact(
-        run_dir / "artifact", manifest, lambda folder: save_role(product, pieces.codec, folder)
-    )
     write_json(run_dir / "metrics.json", figures)
     if samples := getattr(stage, "samples", None):
         (run_dir / "samples.md").write_text(samples_markdown(samples))
         log.info("\nBefore and after, on held-out prompts:\n%s", samples_table(samples[:SHOWN]))
     build.log_hyperparameters(cfg, pieces.trainer, {stage.headline: figures[stage.headline]})
+    # Last: where it lies, the stage is taken as finished.
+    write_artifact(
+        run_dir / "artifact", manifest, lambda folder: save_role(product, pieces.codec, folder)
+    )
 
 
 def _quieten_libraries() -> None:

@@ -7,17 +7,17 @@ from torch.testing import assert_close
 from hydralign.models.assembly import RoleSpec, own_roles
 from hydralign.models.loading import BaseModel
 
-SIZES = {"hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 2}
-SIZES |= {"num_attention_heads": 4, "max_position_embeddings": 64, "initializer_range": 0.2}
-SIZES |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES |= {"initializer_range": 0.2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+GROUPED = {"intermediate_size": 56, "num_key_value_heads": 2}
 ARCHITECTURES = {
-    "opt": {"word_embed_proj_dim": 32, "ffn_dim": 56, "dropout": 0.4},  # plain numbers
-    "falcon": {"attention_dropout": 0.4, "hidden_dropout": 0.4},  # modules of that name
-    "gpt_neox": {"attention_dropout": 0.4, "hidden_dropout": 0.4},
-    "qwen2": {"attention_dropout": 0.4, "num_key_value_heads": 2},
-    "gemma2": {"num_key_value_heads": 2, "head_dim": 8, "final_logit_softcapping": 3.0},
-    "granite": {"num_key_value_heads": 2, "logits_scaling": 8.0},
-    "cohere": {"num_key_value_heads": 2, "logit_scale": 0.0625},
+    "opt": {"word_embed_proj_dim": 32, "ffn_dim": 56, "dropout": 0.4},
+    "falcon": {"attention_dropout": 0.4, "hidden_dropout": 0.4},
+    "gpt_neox": {"attention_dropout": 0.4, "hidden_dropout": 0.4, "intermediate_size": 56},
+    "qwen2": {"attention_dropout": 0.4, **GROUPED},
+    "gemma2": {"head_dim": 8, "final_logit_softcapping": 3.0, **GROUPED},
+    "granite": {"logits_scaling": 8.0, **GROUPED},
+    "cohere": {"logit_scale": 0.0625, **GROUPED},
 }
 
 

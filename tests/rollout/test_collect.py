@@ -123,7 +123,9 @@ def test_the_clock_tells_sampling_from_judging(toys, roles):
 
 def test_a_rule_reads_prompts_and_responses_as_text(rollout):
     def rule(prompts, responses):
-        return [len(prompt) - 10 * len(text) for prompt, text in zip(prompts, responses, strict=True)]
+        return [
+            len(prompt) - 10 * len(text) for prompt, text in zip(prompts, responses, strict=True)
+        ]
 
     texts = Responses(rollout.sequences, rollout.responses.finished, ("ab", ""), ("c", "def"))
     scores = RuleScorer(rule)(texts)

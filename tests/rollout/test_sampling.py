@@ -80,7 +80,7 @@ def test_each_step_feeds_the_new_token_at_its_own_position(codec):
 
 
 def test_sampling_stops_early_when_all_have_stopped(codec):
-    script = Script([EOS], [X, C, X])
+    script = Script([EOS, X, X], [X, C, X])
     responses = sample(script, [[9], [30]], codec, tokens=7)
     assert len(script.calls) == 2
     assert responses.sequences.response_mask.sum(1).tolist() == [1, 2]

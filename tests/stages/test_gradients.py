@@ -102,31 +102,42 @@ def unpadded(rollout):
         yield ids[:p][keep[:p]].tolist(), ids[p:][keep[p:]].tolist()
 
 
-def advantages_by_hand(values, score):
-    """GAE with discount 1 and lambda .95; there is no KL before the first update."""
+def advantages_by_hand(values, rewards):
+    """GAE with discount 1 and lambda .95."""
     advantages, following, next_value = [], 0.0, 0.0
-    for t in reversed(range(len(values))):
-        reward = score if t == len(values) - 1 else 0.0
-        following = reward + next_value - values[t] + 0.95 * following
-        next_value = values[t]
+    for value, reward in zip(reversed(values), reversed(rewards), strict=True):
+        following = reward + next_value - value + 0.95 * following
+        next_value = value
         advantages.insert(0, following)
-    return advantages
+    return torch.tensor(advantages)
+
+
+def moved(stage):
+    """The stage with its policy moved away from the reference, so that there is a KL."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in stage.policy.trained_parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return stage
 
 
 @pytest.mark.parametrize("size", CUTS)
 def test_ppo_averages_over_the_tokens_of_the_whole_step(make_stage, make_data, fit, rollouts, size):
     one_step = {"minibatch_size": 8, "ppo_epochs": 1, "micro_batch_size": size}
-    stage = make_stage(PPO, **one_step)
+    stage = moved(make_stage(PPO, **one_step))
     _, steps = fit(stage, make_data(stage))
-    fresh = make_stage(PPO, **one_step)
-    logprobs, values, advantages = [], [], []
+    fresh, finished = moved(make_stage(PPO, **one_step)), rollouts[0].responses.finished.tolist()
+    logprobs, values, advantages, kl = [], [], [], []
     for row, (prompt, response) in enumerate(unpadded(rollouts[0])):
         logprobs.append(row_logprobs(fresh.policy, prompt, response, temperature=0.9))
-        score = row_numbers(fresh.reward_model, [*prompt, *response])[-1].item()
-        score -= 0.0 if rollouts[0].responses.finished[row] else 1.0
         with torch.no_grad():
+            reference = row_logprobs(fresh.reference, prompt, response, temperature=0.9)
             old = row_numbers(fresh.value_model, [*prompt, *response])[len(prompt) - 1 : -1]
-        advantages.append(torch.tensor(advantages_by_hand(old.tolist(), score)))
+            score = row_numbers(fresh.reward_model, [*prompt, *response])[-1]
+        kl.append(logprobs[-1].detach() - reference)
+        rewards = -0.1 * kl[-1]
+        rewards[-1] += score - (0.0 if finished[row] else 1.0)
+        advantages.append(advantages_by_hand(old.tolist(), rewards.tolist()))
         values.append(old)
     a = torch.cat(advantages)
     whitened = (a - a.mean()) / a.std(correction=0)
@@ -139,7 +150,19 @@ def test_ppo_averages_over_the_tokens_of_the_whole_step(make_stage, make_data, f
     ]
     value_loss = 0.5 * (torch.cat(now) - (a + torch.cat(values))).square().mean()
     assert_close(steps.of(1)[0], gradients(value_loss, fresh.value_model), **close)
-    assert set(rollouts[0].responses.finished.tolist()) == {True, False}
+    assert set(finished) == {True, False}
+    assert torch.cat(kl).abs().mean() > 0.1
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_each_step_of_ppo_starts_from_no_gradient(make_stage, make_data, fit, which):
+    still = {"policy_learning_rate": 0.0, "value_learning_rate": 0.0}
+    stage = make_stage(PPO, minibatch_size=8, ppo_epochs=3, **still)
+    _, steps = fit(stage, make_data(stage))
+    first, *later = steps.of(which)
+    assert len(later) == 2
+    for step in later:  # the same weights, the same rows
+        assert_close(step, first, **close)
 
 
 @pytest.mark.parametrize(("kind", "which"), [(SFT, 0), (Reward, 0), (PPO, 0), (PPO, 1)])

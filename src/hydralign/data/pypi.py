@@ -52,9 +52,10 @@ def _pip_download(project: str, version: str, folder: Path, archive: Path) -> Pa
     code, output = _run_with_clock(command, f"fetching {project}=={version} from PyPI (once)")
     fetched = folder / archive.name
     if code != 0 or not fetched.is_file():
-        tail = "\n  ".join(output.strip().splitlines()[-5:])
+        lines = [line.strip() for line in output.strip().splitlines()]
+        reasons = [line for line in lines if line.lower().startswith("error")] or lines[-1:]
         raise UserError(
-            f"pip could not fetch {project}=={version}:\n  {tail}\n"
+            f"pip could not fetch {project}=={version}:\n  " + "\n  ".join(reasons) + "\n"
             "Check the network and try again." + _by_hand(project, version, archive)
         )
     return fetched

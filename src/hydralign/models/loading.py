@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from hydralign.errors import UserError
+from hydralign.errors import UserError, closest
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 HEAD_KEY = "base_model.model.score.weight"
@@ -41,15 +44,28 @@ class BaseModel:
             seed: of the random weights.
 
         Raises:
-            UserError: if the source cannot be loaded.
+            UserError: if the source cannot be loaded, or there is no such architecture.
         """
         if self.source is not None:
             return load_language_model(self.source, self.dtype)
-        fields = {**(self.architecture or {}), "vocab_size": vocab_size}
-        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+        config = _config_of({**(self.architecture or {}), "vocab_size": vocab_size})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return AutoModelForCausalLM.from_config(config, dtype=self.dtype)
+
+
+def _config_of(architecture: dict[str, Any]) -> PreTrainedConfig:
+    """Make the config of a network from scratch."""
+    model_type = architecture.pop("model_type", "")
+    if model_type not in CONFIG_MAPPING:
+        close = closest(str(model_type), CONFIG_MAPPING) or "llama"
+        raise UserError(
+            f"model.architecture.model_type={model_type} does not exist. Did you mean {close}?"
+        )
+    try:
+        return AutoConfig.for_model(model_type, **architecture)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise UserError(f"model.architecture: {str(error).splitlines()[-1].strip()}") from error
 
 
 def load_language_model(source: str, dtype: torch.dtype) -> PreTrainedModel:
