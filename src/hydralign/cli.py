@@ -135,9 +135,12 @@ def _stopped() -> str:
 
 def _give_help_a_stage(arguments: list[str]) -> None:
     """Let `--help` show the settings of all stages where none is chosen: there is no default."""
-    chosen = any(argument.startswith(("stage=", "experiment=")) for argument in arguments)
-    if {"--help", "-h"} & set(arguments) and not chosen:
-        arguments.append("stage=rlhf")
+    if not {"--help", "-h"} & set(arguments):
+        return
+    places = [i for i, argument in enumerate(arguments) if "=" in argument]
+    if not any(arguments[i].startswith(("stage=", "experiment=")) for i in places):
+        # Beside the other overrides: argparse wants them in one piece.
+        arguments.insert(places[0] if places else len(arguments), "stage=rlhf")
 
 
 def _say(message: str) -> None:
