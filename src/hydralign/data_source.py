@@ -1,5 +1,6 @@
 """A data config as an object: which records it offers, and how they become batches."""
 
+import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -86,7 +87,7 @@ class DataSource:
         limits = {"train": most, "validation": most, "test": most or data.max_test_records}
         return self.records(kind).map(
             lambda split, records: encode_records(
-                records[: limits[split]],
+                _drawn(records, limits[split]),
                 encoder,
                 origin=f"{data.path or data.name} ({split})",
                 rating_gap=data.rating_gap.get(split, 0.0),
@@ -122,3 +123,8 @@ class DataSource:
         if self._rows is None:
             self._rows = instantiate(self.data.source)()
         return self._rows
+
+
+def _drawn(records: list[Any], most: int | None) -> list[Any]:
+    # At random: a file may be sorted by what it is about, and then its first rows are no sample.
+    return records if most is None else random.Random(0).sample(records, min(most, len(records)))

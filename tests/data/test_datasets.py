@@ -73,11 +73,11 @@ def test_a_kind_that_is_not_offered_fails_before_anything_is_read():
     with pytest.raises(UserError) as caught:
         load_records("comparison", name="mine", source=source, mappings=OWN, fractions=FRACTIONS)
     assert str(caught.value).splitlines() == [
-        "data=mine offers no comparison records (wanted for learning from preferences: "
-        "stage=reward, stage=dpo).",
+        "data=mine offers no comparison records (wanted for learning from preferences, as "
+        "stage=reward).",
         "It offers",
-        "  demonstration, for supervised fine-tuning: stage=sft",
-        "  prompt, for reinforcement learning: stage=ppo, stage=grpo",
+        "  demonstration, for supervised fine-tuning, as stage=sft",
+        "  prompt, for reinforcement learning, as stage=ppo",
     ]
 
 

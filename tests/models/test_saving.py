@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from hydralign.errors import UserError
 from hydralign.models.assembly import RoleSpec, StartingPoint
 from hydralign.models.loading import is_scorer, load_scorer
 from hydralign.models.saving import save_role
@@ -127,11 +128,18 @@ def test_a_reward_model_that_is_saved_again_stays_what_it_is(toys, rows, tmp_pat
 
 
 def test_a_scalar_role_on_a_policy_starts_with_a_new_head(toys, rows):
-    spec = {"reward_model": RoleSpec("policy", trained=True, scalar=True)}
+    spec = {"reward_model": RoleSpec("policy", trained=True, scalar=True, new_head=True)}
     fresh = toys.roles(spec)["reward_model"]
     assert (fresh.head.mean.item(), fresh.head.std.item()) == (0.0, 1.0)
     assert 0 < fresh.head.weight.std() < 0.3  # 1 / sqrt(33) = .17
     assert torch.equal(toys.roles(spec)["reward_model"].head.weight, fresh.head.weight)
+
+
+def test_an_artifact_of_the_wrong_kind_is_refused(toys):
+    with pytest.raises(UserError, match="holds no reward model"):
+        toys.roles({"reward_model": RoleSpec("policy", scalar=True)})
+    with pytest.raises(UserError, match="holds a reward model; a language model is wanted"):
+        toys.roles({"policy": RoleSpec("reward_model")})
 
 
 def test_full_models_are_told_apart_by_their_form(make_toys):

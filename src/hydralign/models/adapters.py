@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
@@ -42,22 +43,32 @@ class AdapterSet(nn.Module):
         self._trained: set[str] = set()
         self._active: str | None = None
 
-    def add(self, name: str, *, trained: bool, weights: Mapping[str, Tensor] | None = None) -> None:
+    def add(
+        self,
+        name: str,
+        *,
+        trained: bool,
+        weights: Mapping[str, Tensor] | None = None,
+        seed: int = 0,
+    ) -> None:
         """Add an adapter, fresh (it changes nothing yet) or with given weights.
 
         Args:
             name: of the role.
             trained: whether its parameters get gradients.
             weights: as `state_dict_of` returned them.
+            seed: of a fresh adapter's random half.
 
         Raises:
             UserError: if the target names match no layer, or the weights have another shape.
         """
         try:
-            if self._peft:
-                self._peft[0].add_adapter(name, self.config())
-            else:
-                self._peft.append(get_peft_model(self.language_model, self.config(), name))
+            with torch.random.fork_rng(devices=[]):  # PEFT draws from the global generator
+                torch.manual_seed(seed)
+                if self._peft:
+                    self._peft[0].add_adapter(name, self.config())
+                else:
+                    self._peft.append(get_peft_model(self.language_model, self.config(), name))
         except ValueError as error:
             raise UserError(
                 f"model.lora.target_modules={self.shape.target_modules!r} cannot be used on this "

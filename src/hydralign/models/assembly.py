@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hydralign.errors import UserError
 from hydralign.models.adapters import AdapterSet, LoraShape
 from hydralign.models.heads import ScalarHead
 from hydralign.models.loading import (
@@ -29,6 +30,8 @@ class RoleSpec:
     trained: bool = False
     scalar: bool = False
     """True gives a `ScalarRole`, False a `TextRole`."""
+    new_head: bool = False
+    """True lets a `ScalarRole` start from a language model, its head drawn at random."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def adapter_roles(
     for name, spec in specs.items():
         start = starts[spec.starts_from] if spec.starts_from else None
         weights, head_weight = load_adapter(Path(start.folder)) if start else (None, None)
-        adapters.add(name, trained=spec.trained, weights=weights)
+        adapters.add(name, trained=spec.trained, weights=weights, seed=seed)
         roles[name] = _role(AdapterNetwork(adapters, name), spec, start, head_weight, seed)
     return roles
 
@@ -113,6 +116,7 @@ def _role(
     seed: int,
 ) -> Role:
     _disable_dropout(network.language_model)
+    _check_kind(spec, start, head_weight)
     if not spec.scalar:
         return TextRole(network)
     hidden_size = network.language_model.config.get_text_config().hidden_size
@@ -124,10 +128,23 @@ def _role(
     return ScalarRole(network, head, trained=spec.trained)
 
 
+def _check_kind(spec: RoleSpec, start: StartingPoint | None, head_weight: Tensor | None) -> None:
+    if start is None:
+        return
+    if spec.scalar and not spec.new_head and head_weight is None:
+        raise UserError(
+            f"{start.folder} holds no reward model (no head). Name an artifact of stage=reward."
+        )
+    if not spec.scalar and head_weight is not None:
+        raise UserError(f"{start.folder} holds a reward model; a language model is wanted.")
+
+
 def _disable_dropout(model: PreTrainedModel) -> None:
-    # Policy, old policy and reference must be the same function of their weights.
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        elif hasattr(module, "attention_dropout"):
-            setattr(module, "attention_dropout", 0.0)  # noqa: B010
+    # Policy, old policy and reference must be the same function of their weights. Some networks
+    # keep rates as attributes of modules, some read them from their config at each pass.
+    for holder in (*model.modules(), model.config, model.config.get_text_config()):
+        for name, value in list(vars(holder).items()):
+            if "drop" in name and isinstance(value, float):
+                setattr(holder, name, 0.0)
+        if isinstance(holder, torch.nn.Dropout):
+            holder.p = 0.0

@@ -27,7 +27,8 @@ class ScalarHead(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map hidden states (..., d) to normalised numbers (...)."""
-        raw = hidden_states.float() @ self.weight.float().squeeze(0)
+        with torch.autocast(hidden_states.device.type, enabled=False):  # it would round to 8 bits
+            raw = hidden_states.float() @ self.weight.float().squeeze(0)
         return (raw - self.mean) / self.std
 
     @torch.no_grad()

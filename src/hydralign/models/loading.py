@@ -95,12 +95,14 @@ def load_scorer(source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Tenso
     Raises:
         UserError: if it cannot be loaded, or has another number of labels.
     """
-    model = _from_pretrained(AutoModelForSequenceClassification, source, dtype=dtype)
+    # In fp32 first: the head must not be rounded on its way.
+    model = _from_pretrained(AutoModelForSequenceClassification, source, dtype=torch.float32)
     if model.config.num_labels != 1 or not hasattr(model, "score"):
         raise UserError(
             f"{source} is no reward model: it has {model.config.num_labels} labels, one is wanted."
         )
-    return model, model.score.weight.detach().float()
+    head_weight = model.score.weight.detach().clone()
+    return model.to(dtype), head_weight
 
 
 def is_scorer(source: str) -> bool:

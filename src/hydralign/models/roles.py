@@ -49,7 +49,16 @@ class Network(nn.Module):
 
     def lm_head(self, hidden_states: Tensor) -> Tensor:
         """Map hidden states (..., d) to logits (..., v)."""
-        return self.language_model.get_output_embeddings()(hidden_states)
+        logits = self.language_model.get_output_embeddings()(hidden_states)
+        config = self.language_model.config.get_text_config()
+        # What Granite, Cohere and Gemma 2 do to their logits afterwards.
+        if scaling := getattr(config, "logits_scaling", None):
+            logits = logits / scaling
+        if scale := getattr(config, "logit_scale", None):
+            logits = logits * scale
+        if cap := getattr(config, "final_logit_softcapping", None):
+            logits = cap * torch.tanh(logits / cap)
+        return logits
 
 
 class AdapterNetwork(Network):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,9 +27,15 @@ def trained_tokenizer(
     folder = cache / "tokenizers" / digest
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+        aside = Path(tempfile.mkdtemp(dir=folder.parent))
+        try:
             _train(texts, vocab_size).save_pretrained(aside)
-            _rename(Path(aside), folder)
+            os.replace(aside, folder)
+        except OSError:
+            if not folder.exists():  # another run that finished first has left the same files
+                raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
     return AutoTokenizer.from_pretrained(folder)
 
 
@@ -44,14 +51,3 @@ def _train(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerBase:
     )
     bpe.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=bpe, **SPECIAL_TOKENS)
-
-
-def _rename(aside: Path, folder: Path) -> None:
-    target = aside.with_name(aside.name + "-whole")
-    os.replace(aside, target)
-    aside.mkdir()  # the temporary folder's own clean-up wants it back
-    try:
-        os.replace(target, folder)
-    except OSError:
-        if not folder.exists():  # another run that finished first has left the same files
-            raise

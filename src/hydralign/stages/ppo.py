@@ -90,15 +90,10 @@ class PPOSettings:
     max_grad_norm: float
     """Of policy and value model, each."""
 
-    @property
-    def steps(self) -> int:
-        """Batches that the data module hands out."""
-        return self.rollouts
-
-    @property
-    def batch_size(self) -> int:
-        """Prompts in each."""
-        return self.rollout_batch_size
+    steps = property(lambda self: self.rollouts)
+    """Batches that the data module hands out."""
+    batch_size = property(lambda self: self.rollout_batch_size)
+    """Prompts in each."""
 
     def __post_init__(self) -> None:
         """Check that the batch sizes divide."""
@@ -139,7 +134,7 @@ class PPO(L.LightningModule):
         Args:
             settings: hyperparameters.
             context: machine and data.
-            policy: trains; starts as the SFT policy.
+            policy: trains, from the SFT policy on.
             reference: the SFT policy, frozen.
             value_model: trains; starts as the reward model.
             reward_model: frozen.
@@ -151,8 +146,9 @@ class PPO(L.LightningModule):
         self.policy = policy
         self.reference = reference
         self.value_model = value_model
+        limit = context.train_micro_batch_size
         self.micro_batch_size = micro_batch_size(
-            settings.minibatch_size, context.train_micro_batch_size, "stage.minibatch_size"
+            settings.minibatch_size, limit, "stage.minibatch_size"
         )
         self.scorer = RewardModelScorer(reward_model, context.score_micro_batch_size)
         self.reward_model = reward_model
@@ -283,7 +279,7 @@ class PPO(L.LightningModule):
             **averages.means(),
             **perf_metrics(rollout, seconds),
         }
-        if self.options.target_kl_per_sequence is not None:
+        if self.options.target_kl_per_sequence is not None and self._policy_trains:
             self.kl_coef = adaptive_kl_coef(
                 self.kl_coef,
                 metrics["kl/per_sequence"],

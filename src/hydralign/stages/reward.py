@@ -54,7 +54,7 @@ class Reward(L.LightningModule):
     records = ("comparison", "prompt")
     inputs = {"policy": "sft"}
     roles = {
-        "reward_model": RoleSpec("policy", trained=True, scalar=True),
+        "reward_model": RoleSpec("policy", trained=True, scalar=True, new_head=True),
         "policy": RoleSpec("policy"),
     }
     product = "reward_model"
