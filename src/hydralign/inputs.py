@@ -127,9 +127,9 @@ def config_hash(cfg: DictConfig, inputs: Mapping[str, Path]) -> str:
 
 def _content(path: str | None) -> str | None:
     """Hash the data file, so that an edited one is not taken for the same."""
-    if path is None or not Path(path).is_file():
+    if path is None or not Path(path).expanduser().is_file():
         return None
-    with Path(path).open("rb") as file:
+    with Path(path).expanduser().open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lightning as L
 import transformers
+from huggingface_hub.utils import enable_progress_bars
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
@@ -100,6 +101,7 @@ def run_stage(cfg: DictConfig, run_dir: Path, finished: dict[str, Path]) -> floa
         log.info("Already done with the same config; taken as it is.")
         return done.metrics[stage_class.headline]
 
+    _clear(run_dir)
     started = time.perf_counter()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     pieces = build.build_pieces(cfg, stage_class, settings, inputs, run_dir)
@@ -112,6 +114,13 @@ def run_stage(cfg: DictConfig, run_dir: Path, finished: dict[str, Path]) -> floa
     _save(cfg, pieces, inputs, figures, fingerprint, run_dir)
     log.info("\n%s", final_table(figures))
     return figures[stage_class.headline]
+
+
+def _clear(run_dir: Path) -> None:
+    """Remove what an earlier run in the same folder left: two runs in one would be read as one."""
+    for pattern in ("events.out.tfevents.*", "metrics.json", "samples.md"):
+        for path in run_dir.glob(pattern):
+            path.unlink()
 
 
 def _finished_before(folder: Path, fingerprint: str) -> Manifest | None:
@@ -161,3 +170,4 @@ def _quieten_libraries() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    enable_progress_bars()  # of downloads from the hub, which the line above silences too

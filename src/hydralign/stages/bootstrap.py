@@ -22,7 +22,7 @@ def bootstrap_interval(
     Returns:
         its lower and upper end.
     """
-    sums = torch.stack([group.double().sum().cpu() for group in groups])
+    sums = torch.stack([group.cpu().double().sum() for group in groups])
     counts = torch.tensor([len(group) for group in groups], dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(len(groups), (resamples, len(groups)), generator=generator)
