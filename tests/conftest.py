@@ -16,6 +16,13 @@ from hydralign.models.loading import BaseModel
 from hydralign.models.saving import save_role
 from hydralign.rl.sequences import pad_sequences
 
+EXPECTED_WARNINGS = (
+    ".*is_gradient_checkpointing",  # transformers' own, at every adapter
+    ".*fan_in_fan_out",  # peft, at every adapter on GPT-2
+    ".*treespec",  # lightning's own
+    "Found .* in eval mode",  # dropout is off anyway
+    "You passed in a `val_dataloader` but have no",  # PPO
+)
 KINDS = ("own", "lora")
 SHAPE = LoraShape(rank=3, alpha=6)
 # Weights ten times as wide as usual, for logits that differ; dropout, for roles to switch off.
@@ -26,6 +33,11 @@ ARCHITECTURES = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.2},
 }
 SCORE_MEAN, SCORE_STD = 0.3, 1.7
+
+
+def pytest_configure(config):
+    for message in EXPECTED_WARNINGS:
+        config.addinivalue_line("filterwarnings", f"ignore:{message}")
 
 
 @dataclass(frozen=True)

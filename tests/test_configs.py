@@ -154,7 +154,7 @@ def parents():
             yield name, above
 
 
-@pytest.mark.parametrize(("name", "above"), parents())
+@pytest.mark.parametrize(("name", "above"), list(parents()))
 def test_a_file_says_only_the_difference_from_its_parent(name, above):
     own, parent = (OmegaConf.load(CONF / f"{file}.yaml") for file in (name, above))
     assert [key for key in own if key in parent and own[key] == parent[key]] == []

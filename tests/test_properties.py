@@ -18,7 +18,7 @@ SPECS = {
     "policy": RoleSpec("policy"),
     "value_model": RoleSpec("reward_model", trained=True, scalar=True),
 }
-SEEDS = range(4)
+SEEDS = range(3)
 
 
 @pytest.fixture(params=["own-llama", "lora-llama", "own-gpt2", "lora-gpt2"])

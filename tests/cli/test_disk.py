@@ -9,18 +9,20 @@ from safetensors import SafetensorError
 
 from hydralign import run
 from hydralign.explain import explain
-from hydralign.models.saving import save_role
 
 from .conftest import SFT, left_in, start
 
 
-def test_a_disk_that_fills_up_while_the_artifact_is_written(typed, monkeypatch, tmp_path, rows):
-    def fill_up(role, codec, folder):
-        save_role(role, codec, folder)
+@pytest.mark.parametrize("writes", ["save_role", "write_json"])
+def test_a_disk_that_fills_up_at_the_end_of_a_run(typed, monkeypatch, tmp_path, rows, writes):
+    write = getattr(run, writes)
+
+    def fill_up(*arguments):
+        write(*arguments)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as full:
-        full.setattr(run, "save_role", fill_up)
+        full.setattr(run, writes, fill_up)
         message = typed(*SFT, f"data.path={rows}")
     folder = tmp_path / "run"
     assert message == (

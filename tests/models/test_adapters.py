@@ -74,6 +74,15 @@ def test_four_roles_hold_one_copy_of_the_base(make_toys):
     assert sum(storages.values()) == sum(p.numel() * 4 for p in plain.parameters())
 
 
+def test_roles_that_own_their_networks_share_nothing(make_toys):
+    roles = make_toys("own").roles(PPO.roles)
+    storages = [
+        {parameter.untyped_storage().data_ptr() for parameter in role.parameters()}
+        for role in roles.values()
+    ]
+    assert len(set.union(*storages)) == sum(map(len, storages)) > 4 * 20
+
+
 def test_one_role_after_the_other_gives_both_their_gradients(make_toys, sequences):
     expected = {}
     for name in TRAINED:  # each in a set of roles where no switch happens at all

@@ -36,6 +36,13 @@ def test_output_is_fp32_whatever_goes_in():
     assert head(states).dtype == torch.float32
 
 
+def test_mixed_precision_does_not_round_the_product():
+    head = head_with([1.0, 1e-3])
+    states = torch.tensor([[100.0, 1.0], [100.0, 2.0]])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_close(head(states), torch.tensor([100.001, 100.002]), rtol=1e-7, atol=0)
+
+
 def test_normalised_scores_have_mean_0_and_biased_deviation_1():
     head = head_with([1.0, 0.0])
     states = torch.tensor([[1.0, 7], [2, 7], [3, 7], [4, 7]])

@@ -16,7 +16,7 @@ from hydralign.stages.ppo import PPO
 from hydralign.stages.reward import Reward
 from hydralign.stages.sft import SFT
 
-CUTS = [1, 2, 4, 8]
+CUTS = [1, 2, 8]
 close = {"rtol": 1e-4, "atol": 1e-6}
 
 
@@ -46,9 +46,9 @@ def gradients(loss, role):
     return list(torch.autograd.grad(loss, role.trained_parameters(), allow_unused=True))
 
 
-def first_step(make_stage, make_data, fit, kind, size, which=0, **changes):
-    stage = make_stage(kind, micro_batch_size=size, **changes)
-    return fit(stage, make_data(stage, micro_batch_size=size))[1].of(which)[0]
+def first_step(make_stage, make_data, fit, kind, size):
+    stage = make_stage(kind, micro_batch_size=size)
+    return fit(stage, make_data(stage, micro_batch_size=size))[1].of(0)[0]
 
 
 @pytest.mark.parametrize("size", CUTS)
@@ -154,22 +154,21 @@ def test_ppo_averages_over_the_tokens_of_the_whole_step(make_stage, make_data, f
     assert torch.cat(kl).abs().mean() > 0.1
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_each_step_of_ppo_starts_from_no_gradient(make_stage, make_data, fit, which):
+def test_each_step_of_ppo_starts_from_no_gradient(make_stage, make_data, fit):
     still = {"policy_learning_rate": 0.0, "value_learning_rate": 0.0}
     stage = make_stage(PPO, minibatch_size=8, ppo_epochs=3, **still)
     _, steps = fit(stage, make_data(stage))
-    first, *later = steps.of(which)
-    assert len(later) == 2
-    for step in later:  # the same weights, the same rows
-        assert_close(step, first, **close)
+    for first, *later in (steps.of(0), steps.of(1)):
+        assert len(later) == 2
+        for step in later:  # the same weights, the same rows
+            assert_close(step, first, **close)
 
 
-@pytest.mark.parametrize(("kind", "which"), [(SFT, 0), (Reward, 0), (PPO, 0), (PPO, 1)])
-def test_ids_in_padding_change_no_gradient(
-    make_stage, make_data, fit, with_garbage, monkeypatch, kind, which
-):
-    expected = first_step(make_stage, make_data, fit, kind, 4, which)
+@pytest.mark.parametrize("kind", [SFT, Reward, PPO])
+def test_ids_in_padding_change_no_gradient(make_stage, make_data, fit, with_garbage, kind):
+    stage, optimizers = make_stage(kind), (0, 1) if kind is PPO else (0,)
+    data = make_data(stage)
+    tidy_steps = fit(stage, data)[1]
     stage = make_stage(kind)
     data = make_data(stage)
     if kind is PPO:  # the padding of prompts, and what the codec writes behind responses
@@ -177,7 +176,9 @@ def test_ids_in_padding_change_no_gradient(
         stage.context = dataclasses.replace(stage.context, codec=codec)
     tidy = data.train_loader.collate
     data.train_loader.collate = lambda examples, step: untidy(tidy(examples, step), with_garbage)
-    assert_close(fit(stage, data)[1].of(which)[0], expected, **close)
+    untidy_steps = fit(stage, data)[1]
+    for which in optimizers:
+        assert_close(untidy_steps.of(which)[0], tidy_steps.of(which)[0], **close)
 
 
 def untidy(batch, with_garbage):

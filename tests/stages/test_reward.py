@@ -82,22 +82,17 @@ def test_figures_are_of_the_test_split_with_an_interval(make_stage, make_data, f
     assert_close(figures["reward/val_accuracy"], held_out, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("size", [1, 8])
-def test_the_cut_into_micro_batches_changes_no_step(make_stage, make_data, fit, size):
+def test_the_cut_into_micro_batches_changes_no_step(make_stage, make_data, fit):
     stage, other = make_stage(Reward, steps=3), make_stage(Reward, steps=3)
-    fit(stage, make_data(stage, micro_batch_size=size))
-    fit(other, make_data(other, micro_batch_size=4))
-    weights = [
-        [p for p in s.reward_model.trained_parameters() if p.grad is not None or p.ndim]
-        for s in (stage, other)
-    ]
+    fit(stage, make_data(stage, micro_batch_size=2))
+    fit(other, make_data(other, micro_batch_size=8))
+    weights = [one.reward_model.trained_parameters() for one in (stage, other)]
     assert_close(weights[0], weights[1], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("size", [2, 8])
-def test_the_logged_figures_are_those_of_the_whole_step(make_stage, make_data, fit, size):
+def test_the_logged_figures_are_those_of_the_whole_step(make_stage, make_data, fit):
     expected = fit_once(make_stage, make_data, fit, 8)
-    assert_close(fit_once(make_stage, make_data, fit, size), expected, rtol=1e-4, atol=1e-6)
+    assert_close(fit_once(make_stage, make_data, fit, 2), expected, rtol=1e-4, atol=1e-6)
     stage = make_stage(Reward)
     assert_close(expected[1], accuracy(stage, make_data(stage).train_examples)[0])
 
