@@ -10,6 +10,7 @@ from hydralign.inputs import (
     config_hash,
     find_inputs,
     lineage,
+    other_parents,
     parent_ids,
     read_manifest,
     stage_name,
@@ -39,10 +40,10 @@ def config(outputs, **changed):
     return cfg
 
 
-def artifact(folder, stage, cfg, template_hash="t", created=1.0):
+def artifact(folder, stage, cfg, template_hash="t", created=1.0, parents=None):
     """A finished stage's folder without weights."""
     fields = {"stage": stage, "lineage": lineage(cfg), "template_hash": template_hash}
-    fields |= {"config_hash": "c", "parents": {}, "metrics": {}}
+    fields |= {"config_hash": "c", "parents": parents or {}, "metrics": {}}
     record = new_manifest(score_mean=0.0, score_std=1.0, **fields)
     record = dataclasses.replace(record, created=created)
     write_artifact(folder, record, lambda _: None)
@@ -177,6 +178,18 @@ def test_a_parent_that_was_made_anew_changes_the_hash(tmp_path):
     assert parent_ids({"policy": folder}) == {"policy": Manifest.read(folder).id}
     artifact(folder, "sft", cfg)
     assert config_hash(cfg, {"policy": folder}) != before
+
+
+def test_a_reward_model_of_another_policy_is_told(tmp_path):
+    cfg = config(tmp_path)
+    first, second = (artifact(tmp_path / n / "artifact", "sft", cfg) for n in "12")
+    parents = parent_ids({"policy": first})
+    reward_model = artifact(tmp_path / "3" / "artifact", "reward", cfg, parents=parents)
+    assert other_parents({"policy": first, "reward_model": reward_model}) == []
+    assert other_parents({"reward_model": reward_model}) == []
+    assert other_parents({"policy": second, "reward_model": reward_model}) == [
+        "reward_model was made from another policy than the one taken here"
+    ]
 
 
 def test_a_parent_without_a_manifest_goes_by_its_path(tmp_path):

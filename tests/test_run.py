@@ -1,14 +1,17 @@
 """Whole runs through `run`, as `train.py` starts them, on a model and a file made here."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hydralign import config
 from hydralign.artifacts import Manifest
+from hydralign.data import sources
 from hydralign.models.tiny_tokenizer import trained_tokenizer
 from hydralign.run import run
 
@@ -98,6 +101,31 @@ def test_a_chain_started_again_in_its_folder_does_not_redo_what_is_done(
     again = {s: Manifest.read(tmp_path / s / "artifact").id for s in ("sft", "reward", "ppo")}
     assert (again["sft"], again["reward"]) == (first["sft"], first["reward"])
     assert again["ppo"] != first["ppo"]
+
+
+def test_a_chain_reads_its_file_once(tiny_llama, rows, tmp_path, monkeypatch):
+    read = []
+
+    def counted(file):
+        read.append(file)
+        return read_jsonl(file)
+
+    read_jsonl = sources.READERS[".jsonl"]
+    monkeypatch.setitem(sources.READERS, ".jsonl", counted)
+    model = ["model=llama7b_lora", f"model.source={tiny_llama}"]
+    run(composed(*model, f"data.path={rows}", *CHAIN), tmp_path)
+    assert read == [rows]
+
+
+def test_sft_watches_prompts_of_its_own_records_where_the_data_offers_no_others(
+    tiny_llama, rows, tmp_path
+):
+    model = ["model=llama7b_lora", f"model.source={tiny_llama}", f"data.path={rows}"]
+    shape = [*CHAIN[1:5], "~data.records.prompt", "stage.steps=1", "stage.batch_size=4"]
+    run(composed("stage=sft", *model, *shape), tmp_path)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    table = events.Tensors("rollout/samples/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert re.match(r"\| prompt \| response \| score \|\n.*\n\| a \w+ and \w+ \|", table)
 
 
 def test_a_stage_alone_finds_the_newest_artifacts_that_fit(tiny_llama, rows, tmp_path, caplog):

@@ -19,9 +19,11 @@ from hydralign.callbacks.progress import StageProgressBar
 from hydralign.callbacks.samples import SampleTable
 from hydralign.callbacks.vitals import Vitals
 from hydralign.data.collate import PromptBatch
+from hydralign.data.examples import PromptExample
 from hydralign.data.module import RecordDataModule
 from hydralign.data.preview import preview
 from hydralign.data.pypi import cache_folder
+from hydralign.data.splits import Splits
 from hydralign.data.templates import template_hash
 from hydralign.data_source import DataSource
 from hydralign.errors import UserError
@@ -58,13 +60,12 @@ def stage_of_chain(cfg: DictConfig, name: str) -> DictConfig:
     return single
 
 
-def read_records(cfg: DictConfig) -> None:
-    """Read once what all stages of a chain need.
+def read_records(cfg: DictConfig, source: DataSource) -> None:
+    """Read what all stages of a chain need, before the first of them runs.
 
     Raises:
         UserError: if too many rows cannot be used.
     """
-    source = DataSource(cfg.data)
     wanted = [stage_class(stage_of_chain(cfg, name))[0].records for name in cfg.stage.chain]
     for kind in dict.fromkeys(kind for kinds in wanted for kind in kinds):
         source.records(kind)
@@ -82,18 +83,23 @@ class Pieces:
 
 
 def build_pieces(
-    cfg: DictConfig, stage: Any, settings: Any, inputs: Mapping[str, Path], run_dir: Path
+    cfg: DictConfig,
+    source: DataSource,
+    stage: Any,
+    settings: Any,
+    inputs: Mapping[str, Path],
+    run_dir: Path,
 ) -> Pieces:
     """Build the data, the roles, the stage and its Trainer, and say what was built.
 
     Args:
         cfg: of the run.
+        source: of its records.
         stage: its class.
         settings: its hyperparameters.
         inputs: artifacts to start from, by name.
         run_dir: of the run.
     """
-    source = DataSource(cfg.data)
     source.check_offers(stage.records)
     codec = build_codec(cfg.model, source, inputs)
     log.info("Tokens: %s", codec.describe())
@@ -101,7 +107,7 @@ def build_pieces(
     log.info(
         "Sample, what is learned in brackets:\n%s", preview(data.examples.train[0], codec.tokenizer)
     )
-    context, held_out = build_context(cfg, source, codec)
+    context, held_out = build_context(cfg, stage, data, source, codec)
     roles = build_roles(cfg, stage, inputs, len(codec.tokenizer))
     module = stage(settings, context, **roles)
     log.info("Batch plan: %s.", module.batch_plan(data))
@@ -141,18 +147,17 @@ def build_data(
 
 
 def build_context(
-    cfg: DictConfig, source: DataSource, codec: Codec
+    cfg: DictConfig, stage: Any, data: RecordDataModule, source: DataSource, codec: Codec
 ) -> tuple[StageContext, PromptBatch | None]:
     """Build what a stage is given besides roles, and a few held-out prompts to watch."""
     hardware = cfg.hardware
-    side, held_out = [], []
-    if source.offers("prompt"):
-        prompts = source.examples("prompt", codec, most=SIDE_PROMPTS)
-        size = hardware.generation_batch_size
-        side = source.prompt_batches(prompts.train, codec, batch_size=size)
-        held_out = source.prompt_batches(
-            prompts.validation[:WATCHED_PROMPTS], codec, batch_size=WATCHED_PROMPTS
-        )
+    prompts = _prompts(stage, data, source, codec)
+    side = source.prompt_batches(
+        prompts.train[:SIDE_PROMPTS], codec, batch_size=hardware.generation_batch_size
+    )
+    held_out = source.prompt_batches(
+        prompts.validation[:WATCHED_PROMPTS], codec, batch_size=WATCHED_PROMPTS
+    )
     context = StageContext(
         codec=codec,
         train_micro_batch_size=hardware.train_micro_batch_size,
@@ -164,6 +169,22 @@ def build_context(
         seed=cfg.seed,
     )
     return context, held_out[0] if held_out else None
+
+
+def _prompts(
+    stage: Any, data: RecordDataModule, source: DataSource, codec: Codec
+) -> Splits[PromptExample]:
+    """Return prompts to answer: the stage's own, those it asks for, or those of its records."""
+    if stage.records[0] == "prompt":
+        return data.examples
+    if "prompt" in stage.records:
+        return source.examples("prompt", codec, most=SIDE_PROMPTS)
+    return data.examples.map(
+        lambda _, part: [
+            PromptExample(example.prompt_ids, codec.decode_ids(example.prompt_ids), None)
+            for example in part[:WATCHED_PROMPTS]
+        ]
+    )
 
 
 def build_trainer(
@@ -243,9 +264,7 @@ def log_hyperparameters(cfg: DictConfig, trainer: L.Trainer, headline: dict[str,
     chosen: dict[str, Any] = {"seed": cfg.seed, "model": cfg.model.name, "data": cfg.data.name}
     stage = OmegaConf.to_container(cfg.stage, resolve=True)
     assert isinstance(stage, dict)
-    chosen |= {
-        str(k): v for k, v in stage.items() if isinstance(v, int | float) and k != "_target_"
-    }
+    chosen |= {str(k): "null" if v is None else v for k, v in stage.items() if k != "_target_"}
     if isinstance(trainer.logger, TensorBoardLogger):
         trainer.logger.log_hyperparams(chosen, headline)
         trainer.logger.save()

@@ -93,6 +93,11 @@ def _check_values(cfg: DictConfig) -> None:
     check_numbers({"seed": cfg.seed, "samples_every": cfg.samples_every})
     for group in ("model", "model.lora", "data", "hardware"):
         check_numbers(OmegaConf.select(cfg, group) or {}, f"{group}.")
+    if cfg.hardware.devices != 1:
+        raise UserError(
+            f"hardware.devices={cfg.hardware.devices}: a run uses one device so far. For several "
+            "cards start several runs, each with its own CUDA_VISIBLE_DEVICES."
+        )
     if not 0 < cfg.validate_every <= 1:
         raise UserError(
             f"validate_every={cfg.validate_every}: it is the share of a run between two looks at "
@@ -108,6 +113,12 @@ def _check_word(key: str, word: str, words: Sequence[str]) -> None:
 def _check_model(model: DictConfig) -> None:
     if model.source is not None and not is_hub_id(model.source) and not Path(model.source).is_dir():
         raise UserError(f"model.source={model.source}: there is no such folder.")
+    if model.lora is None and model.dtype != "float32":
+        raise UserError(
+            f"model.dtype={model.dtype} with all weights training would round small updates away. "
+            "Use model.dtype=float32 (hardware.precision=bf16-mixed computes in bfloat16 all the "
+            "same), or train adapters: model.lora={rank: 16}."
+        )
     if model.source is None and (model.architecture is None or model.vocab_size is None):
         raise UserError(
             f"model={model.name}: without model.source, a network from scratch needs "

@@ -30,7 +30,7 @@ COLLATE: dict[str, Callable[..., Any]] = {
 
 
 class DataSource:
-    """Reads the rows once and serves every kind of record from them."""
+    """Reads rows and makes records of each kind once, and serves them to every stage that asks."""
 
     def __init__(self, data: DictConfig) -> None:
         """Read nothing yet.
@@ -41,6 +41,7 @@ class DataSource:
         self.data = data
         self._mappings = {kind: instantiate(target) for kind, target in data.records.items()}
         self._rows: Any = None
+        self._records: dict[str, Splits[Any]] = {}
 
     def check_offers(self, kinds: Sequence[str]) -> None:
         """Check that all kinds of records are on offer.
@@ -51,21 +52,19 @@ class DataSource:
         for kind in kinds:
             check_offered(kind, self.data.name, self._mappings)
 
-    def offers(self, kind: str) -> bool:
-        """Say whether a kind of record is on offer."""
-        return kind in self._mappings
-
     def records(self, kind: str) -> Splits[Any]:
         """Return the records of one kind, by split."""
-        return load_records(
-            kind,
-            name=self.data.name,
-            source=self._read,
-            mappings=self._mappings,
-            fractions=dict(self.data.splits),
-            origin=self.data.path,
-            max_bad_rows=self.data.max_bad_rows,
-        )
+        if kind not in self._records:
+            self._records[kind] = load_records(
+                kind,
+                name=self.data.name,
+                source=self._read,
+                mappings=self._mappings,
+                fractions=dict(self.data.splits),
+                origin=self.data.path,
+                max_bad_rows=self.data.max_bad_rows,
+            )
+        return self._records[kind]
 
     def examples(self, kind: str, codec: Codec, most: int | None = None) -> Splits[Any]:
         """Return the records of one kind as tokens, by split.

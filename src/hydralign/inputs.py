@@ -133,6 +133,21 @@ def _content(path: str | None) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def other_parents(inputs: Mapping[str, Path]) -> list[str]:
+    """Say which inputs were made from another artifact than the one taken beside them.
+
+    No mistake: they fit each other. But a reward model's scale is that of its own SFT policy.
+    """
+    ids = parent_ids(inputs)
+    return [
+        f"{name} was made from another {parent} than the one taken here"
+        for name, path in inputs.items()
+        if (manifest := read_manifest(path)) is not None
+        for parent, parent_id in manifest.parents.items()
+        if ids.get(parent, parent_id) != parent_id
+    ]
+
+
 def parent_ids(inputs: Mapping[str, Path]) -> dict[str, str]:
     """Name each input by the id in its manifest, or by its path where it has none."""
     manifests = {name: read_manifest(path) for name, path in inputs.items()}

@@ -19,10 +19,12 @@ from hydralign.artifacts import (
     write_artifact,
     write_json,
 )
+from hydralign.data_source import DataSource
 from hydralign.inputs import (
     config_hash,
     find_inputs,
     lineage,
+    other_parents,
     parent_ids,
     read_manifest,
     stage_name,
@@ -53,7 +55,7 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
     _quieten_libraries()
     if "chain" in cfg.stage:
         return run_chain(cfg, run_dir)
-    return run_stage(cfg, run_dir, {})
+    return run_stage(cfg, DataSource(cfg.data), run_dir, {})
 
 
 def run_chain(cfg: DictConfig, run_dir: Path) -> float:
@@ -67,9 +69,10 @@ def run_chain(cfg: DictConfig, run_dir: Path) -> float:
     finished: dict[str, Path] = {}
     figures: dict[str, float] = {}
     headline = float("nan")
-    build.read_records(cfg)  # now: a bad row must not stop the chain half-way
+    source = DataSource(cfg.data)
+    build.read_records(cfg, source)  # now: a bad row must not stop the chain half-way
     for name in cfg.stage.chain:
-        headline = run_stage(build.stage_of_chain(cfg, name), run_dir / name, finished)
+        headline = run_stage(build.stage_of_chain(cfg, name), source, run_dir / name, finished)
         finished[name] = run_dir / name / "artifact"
         figures |= Manifest.read(finished[name]).metrics
     write_json(run_dir / "metrics.json", figures)
@@ -77,11 +80,14 @@ def run_chain(cfg: DictConfig, run_dir: Path) -> float:
     return headline
 
 
-def run_stage(cfg: DictConfig, run_dir: Path, finished: dict[str, Path]) -> float:
+def run_stage(
+    cfg: DictConfig, source: DataSource, run_dir: Path, finished: dict[str, Path]
+) -> float:
     """Run one stage from its inputs to its artifact.
 
     Args:
         cfg: of the stage.
+        source: of its records, read at most once in a chain.
         run_dir: gets `artifact/`, `metrics.json` and TensorBoard events.
         finished: artifacts of the stages that a chain has run before.
 
@@ -95,6 +101,8 @@ def run_stage(cfg: DictConfig, run_dir: Path, finished: dict[str, Path]) -> floa
     for input_name, path in inputs.items():
         known = "" if read_manifest(path) else " (no manifest, so nothing can be checked about it)"
         log.info("stage.%s: took %s%s", input_name, path, known)
+    for note in other_parents(inputs):
+        log.warning("Note: %s.", note)
     fingerprint = config_hash(cfg, inputs)
     done = _finished_before(run_dir / "artifact", fingerprint)
     if done is not None:
@@ -104,7 +112,7 @@ def run_stage(cfg: DictConfig, run_dir: Path, finished: dict[str, Path]) -> floa
     _clear(run_dir)
     started = time.perf_counter()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    pieces = build.build_pieces(cfg, stage_class, settings, inputs, run_dir)
+    pieces = build.build_pieces(cfg, source, stage_class, settings, inputs, run_dir)
     trainer = pieces.trainer
     trainer.fit(pieces.stage, pieces.data)
     if is_overridden("validation_step", pieces.stage):

@@ -53,7 +53,8 @@ def test_logprobs_and_entropy_are_those_of_plain_transformers(
     roles, sequences, lone_sequences, temperature
 ):
     policy = roles["policy"]
-    stats = policy(sequences, temperature=temperature)
+    stats = policy.stats(sequences, temperature=temperature)
+    assert torch.equal(stats.logprobs, policy(sequences, temperature=temperature))
     for row, lone in enumerate(lone_sequences):
         logprobs = torch.log_softmax(plain_logits(policy, lone) / temperature, dim=-1)
         n = len(logprobs)
@@ -77,10 +78,10 @@ def test_values_and_scores_are_the_head_on_plain_hidden_states(roles, sequences,
 
 def test_a_row_alone_says_what_it_says_in_a_padded_batch(roles, sequences, lone_sequences):
     policy, scalar = roles["policy"], roles["reward_model"]
-    stats, values, scores = policy(sequences), scalar.values(sequences), scalar.scores(sequences)
+    logprobs, values, scores = policy(sequences), scalar.values(sequences), scalar.scores(sequences)
     for row, lone in enumerate(lone_sequences):
         n = len(lone.response_ids[0])
-        assert_close(policy(lone).logprobs[0], stats.logprobs[row, :n], rtol=1e-5, atol=1e-5)
+        assert_close(policy(lone)[0], logprobs[row, :n], rtol=1e-5, atol=1e-5)
         assert_close(scalar.values(lone)[0], values[row, :n], rtol=1e-5, atol=1e-5)
         assert_close(scalar.scores(lone)[0], scores[row], rtol=1e-5, atol=1e-5)
 
@@ -96,7 +97,7 @@ def test_scores_do_not_depend_on_batch_mates(roles, sequences):
 def test_ids_in_padding_change_nothing(roles, sequences, with_garbage):
     policy, scalar = roles["policy"], roles["reward_model"]
     other, mask = with_garbage(sequences), sequences.response_mask
-    assert_close(policy(other).logprobs, policy(sequences).logprobs, rtol=1e-5, atol=1e-5)
+    assert_close(policy(other), policy(sequences), rtol=1e-5, atol=1e-5)
     assert_close(scalar.scores(other), scalar.scores(sequences), rtol=1e-5, atol=1e-5)
     expected = scalar.values(sequences)[mask]
     assert_close(scalar.values(other)[mask], expected, rtol=1e-5, atol=1e-5)
@@ -104,10 +105,10 @@ def test_ids_in_padding_change_nothing(roles, sequences, with_garbage):
 
 def test_dropout_is_off_even_in_training_mode(roles, sequences):
     policy = roles["policy"]
-    expected = policy(sequences).logprobs
+    expected = policy(sequences)
     policy.train()
     assert policy.network.language_model.training
-    assert torch.equal(policy(sequences).logprobs, expected)
+    assert torch.equal(policy(sequences), expected)
 
 
 def test_two_roles_of_one_artifact_agree_to_the_last_bit(make_toys, sequences):
@@ -115,11 +116,11 @@ def test_two_roles_of_one_artifact_agree_to_the_last_bit(make_toys, sequences):
         specs = {"policy": RoleSpec("policy", trained=True), "reference": RoleSpec("policy")}
         roles = make_toys(kind).roles(specs)
         policy, reference = roles["policy"](sequences), roles["reference"](sequences)
-        assert torch.equal(policy.logprobs, reference.logprobs)
+        assert torch.equal(policy, reference)
 
 
 def test_fresh_adapters_are_the_base(make_toys, sequences):
     toys = make_toys("lora")
     fresh = toys.roles({"policy": RoleSpec(trained=True)})["policy"]
     plain = TextRole(Network(toys.base.load(vocab_size=47, seed=0), trained=False))
-    assert torch.equal(fresh(sequences).logprobs, plain(sequences).logprobs)
+    assert torch.equal(fresh(sequences), plain(sequences))

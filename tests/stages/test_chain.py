@@ -30,13 +30,13 @@ def run(make_stage, make_data, fit, context, tmp_path):
 
 def test_each_stage_starts_where_the_one_before_ended(run, make_stage, sequences):
     sft, policy, _ = run(SFT, None, steps=4)
-    learned = sft.policy(sequences).logprobs
+    learned = sft.policy(sequences)
     reward, reward_model, _ = run(Reward, {"policy": policy}, steps=4)
-    assert_close(reward.policy(sequences).logprobs, learned, rtol=1e-6, atol=1e-6)
+    assert_close(reward.policy(sequences), learned, rtol=1e-6, atol=1e-6)
     starts = {"policy": policy, "reward_model": reward_model}
     ppo = make_stage(PPO, starts=starts)
     for role in (ppo.policy, ppo.reference):
-        assert_close(role(sequences).logprobs, learned, rtol=1e-6, atol=1e-6)
+        assert_close(role(sequences), learned, rtol=1e-6, atol=1e-6)
     expected = reward.reward_model.scores(sequences)
     assert expected.std() > 0.1
     for role in (ppo.reward_model, ppo.value_model):
@@ -44,12 +44,12 @@ def test_each_stage_starts_where_the_one_before_ended(run, make_stage, sequences
     ppo, trained, memory = run(PPO, starts, rollouts=3)
     assert memory.series("kl/per_sequence")[0] == 0.0
     assert torch.equal(
-        ppo.reference(sequences).logprobs,
-        make_stage(PPO, starts=starts).reference(sequences).logprobs,
+        ppo.reference(sequences),
+        make_stage(PPO, starts=starts).reference(sequences),
     )
     again = make_stage(PPO, starts={"policy": trained, "reward_model": reward_model})
-    expected = ppo.policy(sequences).logprobs
-    assert_close(again.policy(sequences).logprobs, expected, rtol=1e-6, atol=1e-6)
+    expected = ppo.policy(sequences)
+    assert_close(again.policy(sequences), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_a_reward_model_starts_with_the_states_of_the_policy(run, make_stage, sequences):

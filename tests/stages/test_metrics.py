@@ -79,6 +79,7 @@ def test_policy_figures_are_means_over_tokens_of_all_micro_batches():
     # k3 with the old policy as the one that sampled: exp(log ratio) - 1 - log ratio
     k3 = [math.expm1(d) - d for d in (0.5, 0.5, 0.1, -0.5, -0.5, 0.0)]
     assert_close(means["policy/approx_kl"], sum(k3) / 6, rtol=1e-5, atol=0)
+    assert means["policy/log_ratio_max"] == 0.5
 
 
 def test_averages_are_no_means_of_means():
@@ -88,6 +89,13 @@ def test_averages_are_no_means_of_means():
     averages.add("y", torch.tensor([NAN]), torch.tensor([False]))
     averages.add("z", torch.tensor(4.0))
     assert averages.means() == {"x": 3.0, "y": 0.0, "z": 4.0}
+
+
+def test_a_maximum_is_over_all_pieces_and_under_the_mask():
+    averages = Averages()
+    averages.add_max("x", torch.tensor([-3.0, 9.0]), torch.tensor([True, False]))
+    averages.add_max("x", torch.tensor([-5.0, -4.0]), torch.tensor([True, True]))
+    assert averages.means() == {"x": -3.0}
 
 
 def test_speed_counts_response_tokens_over_all_phases():

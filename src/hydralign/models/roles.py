@@ -86,12 +86,12 @@ class AdapterNetwork(Network):
 
 
 class TokenStats(NamedTuple):
-    """What a text role thinks of given responses."""
+    """What a text role thinks of given responses; no gradient."""
 
     logprobs: Tensor
     """(b, r) of each response token; 0 outside the mask."""
     entropy: Tensor
-    """(b, r) of the distribution each was drawn from, detached; 0 outside the mask."""
+    """(b, r) of the distribution each was drawn from; 0 outside the mask."""
 
 
 class TextRole(nn.Module):
@@ -102,20 +102,32 @@ class TextRole(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, sequences: Sequences, *, temperature: float = 1.0) -> TokenStats:
-        """Score the counted response tokens; the LM head runs on no other position.
+    def forward(self, sequences: Sequences, *, temperature: float = 1.0) -> Tensor:
+        """Return (b, r) the log-prob of each counted response token; 0 outside the mask.
 
         Args:
             sequences: b prompts with their responses.
             temperature: what sampling divides the logits by.
         """
         mask = sequences.response_mask
-        # Flat before the product: a strided (b, r, d) slice would make it a slow batched one.
-        logits = self.network.lm_head(_before_response(self.network, sequences)[mask])
+        logprobs = token_logprobs(
+            self._counted_logits(sequences), sequences.response_ids[mask], temperature=temperature
+        )
+        return _unflatten(logprobs, mask)
+
+    @torch.no_grad()
+    def stats(self, sequences: Sequences, *, temperature: float = 1.0) -> TokenStats:
+        """Return log-probs and entropy; the entropy costs another pass over the vocabulary.
+
+        Args:
+            sequences: b prompts with their responses.
+            temperature: what sampling divides the logits by.
+        """
+        mask = sequences.response_mask
+        logits = self._counted_logits(sequences)
         logprobs = token_logprobs(logits, sequences.response_ids[mask], temperature=temperature)
-        entropy = token_entropy(logits.detach(), temperature=temperature)
-        zeros = logprobs.new_zeros(mask.shape)
-        return TokenStats(zeros.masked_scatter(mask, logprobs), zeros.masked_scatter(mask, entropy))
+        entropy = token_entropy(logits, temperature=temperature)
+        return TokenStats(_unflatten(logprobs, mask), _unflatten(entropy, mask))
 
     def next_token_logits(
         self, ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Cache
@@ -140,6 +152,12 @@ class TextRole(nn.Module):
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return what the optimizer may change."""
         return list(self.network.trained_parameters())
+
+    def _counted_logits(self, sequences: Sequences) -> Tensor:
+        """Return (n, v) logits for the n counted tokens; the LM head runs on no other position."""
+        # Flat before the product: a strided (b, r, d) slice would make it a slow batched one.
+        counted = _before_response(self.network, sequences)[sequences.response_mask]
+        return self.network.lm_head(counted)
 
 
 class ScalarRole(nn.Module):
@@ -197,3 +215,8 @@ def _hidden_states(network: Network, sequences: Sequences) -> Tensor:
 def _before_response(network: Network, sequences: Sequences) -> Tensor:
     # The state that predicts response token i is that of the token before it.
     return _hidden_states(network, sequences)[:, sequences.prompt_length - 1 : -1]
+
+
+def _unflatten(counted: Tensor, mask: Tensor) -> Tensor:
+    """Put (n,) values back where the mask (b, r) counts them, 0 elsewhere."""
+    return counted.new_zeros(mask.shape).masked_scatter(mask, counted)

@@ -74,8 +74,8 @@ def collect_rollout(
             sequences.select(slice(i, i + micro_batch_size))
             for i in range(0, len(sequences), micro_batch_size)
         ]
-        stats = [policy(batch, temperature=temperature) for batch in micro_batches]
-        ref_stats = [reference(batch, temperature=temperature) for batch in micro_batches]
+        stats = [policy.stats(batch, temperature=temperature) for batch in micro_batches]
+        ref_logprobs = [reference(batch, temperature=temperature) for batch in micro_batches]
         values = [value_model.values(batch) for batch in micro_batches]
         scores = scorer(responses)
     clock.lap("score")
@@ -83,7 +83,7 @@ def collect_rollout(
         responses=responses,
         old_logprobs=torch.cat([s.logprobs for s in stats]),
         entropy=torch.cat([s.entropy for s in stats]),
-        ref_logprobs=torch.cat([s.logprobs for s in ref_stats]),
+        ref_logprobs=torch.cat(ref_logprobs),
         old_values=torch.cat(values),
         scores=scores,
     )

@@ -1,4 +1,4 @@
-"""Means over pieces of unequal size."""
+"""Means and maxima over pieces of unequal size."""
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ class Averages:
         """Start empty."""
         self._sums: dict[str, float] = {}
         self._counts: dict[str, float] = {}
+        self._maxima: dict[str, float] = {}
 
     def add(self, name: str, values: Tensor, mask: Tensor | None = None) -> None:
         """Add values of any shape, or those of them that the mask keeps."""
@@ -21,6 +22,12 @@ class Averages:
         self._sums[name] = self._sums.get(name, 0.0) + masked_sum(values, mask).item()
         self._counts[name] = self._counts.get(name, 0.0) + mask.sum().item()
 
+    def add_max(self, name: str, values: Tensor, mask: Tensor) -> None:
+        """Keep the largest of the values that the mask keeps."""
+        largest = torch.where(mask, values.detach().float(), -torch.inf).max().item()
+        self._maxima[name] = max(self._maxima.get(name, -torch.inf), largest)
+
     def means(self) -> dict[str, float]:
-        """Return the mean of each name."""
-        return {name: total / max(self._counts[name], 1) for name, total in self._sums.items()}
+        """Return the mean of each name, and the maximum of those added as such."""
+        means = {name: total / max(self._counts[name], 1) for name, total in self._sums.items()}
+        return means | self._maxima

@@ -91,8 +91,8 @@ class HeadToHead:
         temperature = self.sampling.temperature
         totals = []
         for batch in answers.responses:
-            logprobs = self.after(batch.sequences, temperature=temperature).logprobs
-            ref_logprobs = self.before(batch.sequences, temperature=temperature).logprobs
+            logprobs = self.after(batch.sequences, temperature=temperature)
+            ref_logprobs = self.before(batch.sequences, temperature=temperature)
             kl = kl_k1(logprobs, ref_logprobs)
             totals.append(masked_sum(kl, batch.sequences.response_mask, dim=-1))
         return torch.cat(totals).mean().item()

@@ -59,6 +59,8 @@ def policy_metrics(
         logprobs.detach(), batch.old_logprobs, batch.advantages, clip_range=clip_range
     )
     averages.add("policy/clip_fraction", clipped, mask)
+    log_ratio = logprobs.detach() - batch.old_logprobs
+    averages.add_max("policy/log_ratio_max", log_ratio.abs(), mask)
 
 
 def perf_metrics(rollout: Rollout, seconds: dict[str, float]) -> dict[str, float]:

@@ -96,11 +96,16 @@ class PPOSettings:
     """Prompts in each."""
 
     def __post_init__(self) -> None:
-        """Check that the batch sizes divide."""
+        """Check that the batch sizes divide and that the policy gets to train."""
         if self.rollout_batch_size % self.minibatch_size:
             raise ValueError(
                 f"minibatch_size={self.minibatch_size} does not divide "
                 f"rollout_batch_size={self.rollout_batch_size}"
+            )
+        if self.value_warmup_rollouts >= self.rollouts:
+            raise ValueError(
+                f"value_warmup_rollouts={self.value_warmup_rollouts} leaves the policy none of "
+                f"rollouts={self.rollouts} to train on"
             )
 
 
@@ -238,14 +243,14 @@ class PPO(L.LightningModule):
 
     def _policy_backward(self, batch: Experience, tokens: Tensor, averages: Averages) -> None:
         mask = batch.sequences.response_mask
-        stats = self.policy(batch.sequences, temperature=self.options.temperature)
+        logprobs = self.policy(batch.sequences, temperature=self.options.temperature)
         clip_range = self.options.clip_range
         loss = policy_loss_terms(
-            stats.logprobs, batch.old_logprobs, batch.advantages, clip_range=clip_range
+            logprobs, batch.old_logprobs, batch.advantages, clip_range=clip_range
         )
         self.manual_backward(masked_sum(loss, mask) / tokens)
         averages.add("policy/loss", loss, mask)
-        policy_metrics(averages, stats.logprobs, batch, clip_range)
+        policy_metrics(averages, logprobs, batch, clip_range)
 
     def _value_backward(self, batch: Experience, tokens: Tensor, averages: Averages) -> None:
         mask = batch.sequences.response_mask

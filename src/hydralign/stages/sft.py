@@ -78,12 +78,11 @@ class SFT(L.LightningModule):
     def training_step(self, batch: DemonstrationBatch, index: int) -> torch.Tensor:
         """Return this micro-batch's share of the step's loss."""
         sequences = batch.sequences
-        logprobs, entropy = self.policy(sequences)
+        logprobs = self.policy(sequences)
         # Lightning averages over micro-batches; the mean wanted is over the step's tokens.
         micro_batches = self.trainer.accumulate_grad_batches
         loss = -masked_sum(logprobs, sequences.response_mask) / batch.response_tokens
         self._step.add("policy/loss", -logprobs, sequences.response_mask)
-        self._step.add("policy/entropy", entropy, sequences.response_mask)
         return loss * micro_batches
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -93,15 +92,17 @@ class SFT(L.LightningModule):
 
     def validation_step(self, batch: DemonstrationBatch, index: int) -> None:
         """Add a batch of held-out demonstrations."""
-        mask = batch.sequences.response_mask
-        self._held_out.add("nll", -self.policy(batch.sequences).logprobs, mask)
+        stats, mask = self.policy.stats(batch.sequences), batch.sequences.response_mask
+        self._held_out.add("nll", -stats.logprobs, mask)
+        self._held_out.add("entropy", stats.entropy, mask)
 
     def on_validation_epoch_end(self) -> None:
         """Log the held-out loss in nats per response token."""
-        nll = self._held_out.means()["nll"]
+        means = self._held_out.means()
         self._held_out = Averages()
-        self.figures["sft/val_nll"] = nll
-        self.log("policy/val_nll", nll, prog_bar=True)
+        self.figures["sft/val_nll"] = means["nll"]
+        self.log("policy/val_nll", means["nll"], prog_bar=True)
+        self.log("policy/val_entropy", means["entropy"])
 
     def test_step(self, batch: DemonstrationBatch, index: int) -> None:
         """Add a batch of the test split."""
