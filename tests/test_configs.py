@@ -25,7 +25,7 @@ def options(group):
 
 
 MODELS, DATA, STAGES = options("model"), options("data"), options("stage")
-HARDWARE, EXPERIMENTS = options("hardware"), options("experiment")
+HARDWARE, EXPERIMENTS, DEBUG = map(options, ("hardware", "experiment", "debug"))
 # Every pair of model and stage, as stages take their rates from the model; the rest in turns.
 COMBINATIONS = [
     (model, DATA[(i + j) % len(DATA)], stage, HARDWARE[(i + j) % len(HARDWARE)])
@@ -110,6 +110,14 @@ def test_every_experiment_composes(name):
         config.read_settings(single, where)
 
 
+@pytest.mark.parametrize("name", DEBUG)
+def test_debug_wins(name):
+    cfg, choices = composed("stage=sft", f"debug={name}")
+    assert f"debug/{name}" in choices
+    own = OmegaConf.load(CONF / f"debug/{name}.yaml")
+    assert OmegaConf.merge(cfg, own) == cfg
+
+
 def test_no_file_was_left_out():
     seen = {"train"}
     for combination in COMBINATIONS:
@@ -117,6 +125,7 @@ def test_no_file_was_left_out():
         seen |= {f"model/{model}", f"data/{data}", f"stage/{stage}", f"hardware/{hardware}"}
     seen |= composed("stage=sft")[1]  # what is chosen by default: logger, help, logging
     seen |= {f"experiment/{name}" for name in EXPERIMENTS}
+    seen |= {f"debug/{name}" for name in DEBUG}
     assert set(FILES) - seen == set()
     assert len(FILES) == len(list(CONF.rglob("*.y*ml"))) >= 21
 
@@ -139,9 +148,11 @@ def test_the_command_that_a_file_gives_chooses_that_file(name, command):
         config.read_settings(single, where)
 
 
-def test_stages_data_sets_and_experiments_give_their_command():
+def test_files_that_make_a_whole_command_give_their_command():
     with_command = {name for name, _ in COMMANDS}
-    wanted = [name for name in FILES if name.split("/")[0] in ("stage", "data", "experiment")]
+    wanted = [
+        name for name in FILES if name.split("/")[0] in ("stage", "data", "experiment", "debug")
+    ]
     assert set(wanted) - with_command == set()
 
 

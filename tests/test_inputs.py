@@ -30,6 +30,7 @@ BASE = {
     "stage": {"_target_": "hydralign.stages.ppo.PPO", "kl_coef": 0.1},
     "hardware": {"train_micro_batch_size": 8},
     "seed": 0,
+    "stop_after": None,
 }
 
 
@@ -155,6 +156,7 @@ def test_inputs_with_different_tokenizers_are_refused(tmp_path):
 
 
 CHANGES = {"model__name": "x", "data__max_prompt_tokens": 1, "stage__kl_coef": 0.2, "seed": 1}
+CHANGES["stop_after"] = 3
 
 
 @pytest.mark.parametrize("key", CHANGES)

@@ -128,6 +128,18 @@ def test_sft_watches_prompts_of_its_own_records_where_the_data_offers_no_others(
     assert re.match(r"\| prompt \| response \| score \|\n.*\n\| a \w+ and \w+ \|", table)
 
 
+def test_a_debug_run_goes_through_quickly_and_apart(tiny_llama, rows, tmp_path):
+    model = ["model=llama7b_lora", f"model.source={tiny_llama}", f"data.path={rows}"]
+    small = [
+        override for override in CHAIN if not re.match(r"stage\.\w+\.(steps|rollouts)", override)
+    ]
+    cfg = composed("debug=fast", *model, *small, "outputs=" + str(tmp_path / "debug"))
+    assert composed("stage=sft", "debug=fast").outputs != composed("stage=sft").outputs
+    run(cfg, tmp_path / "run")
+    points = EventAccumulator(str(tmp_path / "run/ppo")).Reload().Scalars("reward/score")
+    assert [point.step for point in points] == [1, 2, 3]  # of 80
+
+
 def test_a_stage_alone_finds_the_newest_artifacts_that_fit(tiny_llama, rows, tmp_path, caplog):
     overrides = ["model=llama7b_lora", f"model.source={tiny_llama}", "data=jsonl"]
     overrides += [f"data.path={rows}"]

@@ -215,6 +215,7 @@ def build_trainer(
         logger=instantiate(cfg.logger)(save_dir=str(run_dir)),
         callbacks=callbacks,
         max_epochs=1,
+        limit_train_batches=cfg.stop_after and cfg.stop_after * data.micro_batches_per_step,
         val_check_interval=cfg.validate_every,
         num_sanity_val_steps=0,
         enable_checkpointing=False,

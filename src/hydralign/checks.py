@@ -90,7 +90,7 @@ def _check_keys(node: DictConfig, above: str = "") -> None:
 def _check_values(cfg: DictConfig) -> None:
     for key, words in WORDS.items():
         _check_word(key, OmegaConf.select(cfg, key), words)
-    check_numbers({"seed": cfg.seed, "samples_every": cfg.samples_every})
+    check_numbers({key: cfg[key] for key in ("seed", "samples_every", "stop_after")})
     for group in ("model", "model.lora", "data", "hardware"):
         check_numbers(OmegaConf.select(cfg, group) or {}, f"{group}.")
     if cfg.hardware.devices != 1:

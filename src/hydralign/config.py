@@ -117,6 +117,8 @@ class RunConfig:
     """Share of a run between two looks at held-out data."""
     samples_every: int = 20
     """Steps between two tables of sampled responses."""
+    stop_after: int | None = None
+    """Steps, in PPO rollouts, after which each stage ends early: to try things out."""
 
 
 def register() -> None:
@@ -165,7 +167,7 @@ def read_settings(stage: DictConfig, where: str = "stage") -> Any:
 
 
 _LEAST = {
-    r"(?<!warmup_)(steps|rollouts|size|epochs|rank|devices|tokens|samples_every)$": 1,
+    r"(?<!warmup_)(steps|rollouts|size|epochs|rank|devices|tokens|samples_every|stop_after)$": 1,
     r"(rate|decay|seed)$|warmup": 0,
     r"^temperature$": 0.01,
 }

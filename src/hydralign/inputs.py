@@ -122,7 +122,7 @@ def config_hash(cfg: DictConfig, inputs: Mapping[str, Path]) -> str:
     parts = {
         key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "data", "stage")
     }
-    return digest([parts, cfg.seed, parent_ids(inputs), _content(cfg.data.path)])
+    return digest([parts, cfg.seed, cfg.stop_after, parent_ids(inputs), _content(cfg.data.path)])
 
 
 def _content(path: str | None) -> str | None:

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from hydralign.data.collate import PromptBatch, collate_prompts
 from hydralign.data.examples import PromptExample
 from hydralign.models.roles import TextRole
-from hydralign.rollout.sampling import Sampling, sample_responses
+from hydralign.rollout.sampling import Sampling, draw_tokens, sample_responses
 
 PAD, EOS, A, B, C, X = 0, 2, 3, 4, 5, 28  # a, b and c stop too, in the codec of the toys
 PROMPTS = [[9, 11], [30], [1, 22, 45, 13, 40], [17, 17, 8], [44, 12]]
@@ -133,6 +133,24 @@ def chi_square(responses, probabilities):
     return ((counts - expected) ** 2 / expected).sum().item(), bound
 
 
+def test_a_token_is_drawn_where_the_cumulative_sum_passes_the_uniform_number():
+    probs = torch.tensor([[0.0, 0.25, 0.0, 0.5, 0.25], [0.5, 0.5, 0.0, 0.0, 0.0]] * 50)
+    drawn = draw_tokens(probs, torch.Generator().manual_seed(1)).squeeze(1).tolist()
+    uniform = torch.rand(100, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for row, u in enumerate(uniform.flatten().tolist()):
+        even = 1 if u < 0.25 else 3 if u < 0.75 else 4
+        assert drawn[row] == (even if row % 2 == 0 else int(u >= 0.5))
+
+
+def test_rare_tokens_of_a_large_vocabulary_are_not_rounded_away(monkeypatch):
+    rare = 2.0**-25  # below the resolution of fp32 near 1
+    probs = torch.full((1, 40_001), rare)
+    probs[0, 0] = 1 - 40_000 * rare
+    half_way = torch.tensor([[1 - 20_000.5 * rare]], dtype=torch.float64)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: half_way)
+    assert draw_tokens(probs, torch.Generator()).item() == 20_000
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_first_tokens_are_as_frequent_as_the_softmax_says(make_toys, temperature):
     toys = make_toys("own")
@@ -140,7 +158,7 @@ def test_first_tokens_are_as_frequent_as_the_softmax_says(make_toys, temperature
     prompt = torch.tensor([[1, 22, 45, 13, 40]])
     with torch.no_grad():
         logits = policy.network.language_model(input_ids=prompt).logits[0, -1]
-    rows = batch_of([prompt[0].tolist()] * 4000)
+    rows = batch_of([prompt[0].tolist()] * 8000)
     responses = sample(policy, rows, toys.codec, temperature=temperature, tokens=1, seed=5)
     statistic, bound = chi_square(responses, (logits / temperature).softmax(-1))
     assert statistic < bound

@@ -97,8 +97,7 @@ def _sample(
     cache = DynamicCache()
     for t in range(r):
         logits = policy.next_token_logits(ids, attention_mask, positions, cache)
-        probs = (logits.float() / sampling.temperature).softmax(-1)
-        ids = torch.multinomial(probs, 1, generator=generator)
+        ids = draw_tokens((logits.float() / sampling.temperature).softmax(-1), generator)
         response_ids[:, t] = ids.squeeze(-1)
         finished |= torch.isin(ids.squeeze(-1), stop_ids)
         if finished.all():
@@ -106,3 +105,21 @@ def _sample(
         positions = positions[:, -1:] + 1
         attention_mask = torch.cat([attention_mask, torch.ones_like(ids, dtype=torch.bool)], 1)
     return response_ids
+
+
+def draw_tokens(probs: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw one token for each row by inverting its cumulative distribution.
+
+    One uniform number per row, where `torch.multinomial` draws one per token of the vocabulary.
+
+    Args:
+        probs: (b, v).
+        generator: source of the draws, on the device of probs.
+
+    Returns:
+        (b, 1) ids; a token of probability 0 is never drawn.
+    """
+    cumulative = probs.cumsum(-1, dtype=torch.float64)  # fp32 would lose the rare tokens
+    total = cumulative[:, -1:]
+    uniform = torch.rand(total.shape, dtype=total.dtype, device=probs.device, generator=generator)
+    return torch.searchsorted(cumulative, uniform * total, right=True)
