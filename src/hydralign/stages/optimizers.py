@@ -32,7 +32,12 @@ def make_optimizer(
         eps: of Adam.
     """
     optimizer = AdamW(
-        list(parameters), lr=learning_rate, betas=betas, eps=eps, weight_decay=weight_decay
+        list(parameters),
+        lr=learning_rate,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
+        fused=True,  # one pass over all parameters instead of some for each
     )
     scheduler = get_scheduler(
         schedule, optimizer, num_warmup_steps=warmup_steps, num_training_steps=steps
