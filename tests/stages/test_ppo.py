@@ -79,7 +79,7 @@ def test_gradients_are_clipped_for_each_role_by_itself(make_stage, make_data, fi
 
 
 def test_the_score_rises(make_stage, make_data, fit):
-    sizes = {"rollouts": 12, "rollout_batch_size": 16, "minibatch_size": 8}
+    sizes = {"rollouts": 20, "rollout_batch_size": 16, "minibatch_size": 8}
     rates = {"policy_learning_rate": 1e-2, "value_learning_rate": 1e-2, "value_clip_range": None}
     stage = make_stage(PPO, **sizes, **rates, kl_coef=0.0, missing_stop_penalty=0.0)
     memory, _ = fit(stage, make_data(stage, n=16))
