@@ -19,7 +19,7 @@ def main(cfg: DictConfig) -> float:
     with cli.interrupts_held():
         from hydralign.run import run  # only now: it imports torch
 
-    checks.check_machine(cfg.hardware)
+        checks.check_machine(cfg)
     return run(cfg, Path(HydraConfig.get().runtime.output_dir))
 
 

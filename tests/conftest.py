@@ -13,6 +13,7 @@ from hydralign.models.adapters import LoraShape
 from hydralign.models.assembly import RoleSpec, StartingPoint, adapter_roles, own_roles
 from hydralign.models.codec import Codec, make_codec
 from hydralign.models.loading import BaseModel
+from hydralign.models.quantization import Quantization
 from hydralign.models.saving import save_role
 from hydralign.rl.sequences import pad_sequences
 
@@ -91,7 +92,7 @@ def make_codec_of_letters():
 
 @pytest.fixture(scope="session")
 def make_toys(make_codec_of_letters, tmp_path_factory):
-    """Makes each kind of toys once."""
+    """Makes each kind of toys once: `own`, `lora`, and `nf4` and `int8`: `lora` on such a base."""
     made = {}
 
     def make(kind, model_type="llama"):
@@ -104,7 +105,8 @@ def make_toys(make_codec_of_letters, tmp_path_factory):
         folder = tmp_path_factory.mktemp(f"{kind}-{model_type}")
         scratch = BaseModel(None, architecture, torch.float32)
         scratch.load(len(codec.tokenizer), seed=3).save_pretrained(folder / "base")
-        base = BaseModel(str(folder / "base"), None, torch.float32)
+        bits = Quantization(kind, torch.float32) if kind in ("nf4", "int8") else None
+        base = BaseModel(str(folder / "base"), None, torch.float32, bits)
         fresh, starts = Toys(kind, base, codec, {}), {}
         for seed, name in enumerate(("policy", "reward_model")):
             scalar = name == "reward_model"

@@ -1,18 +1,18 @@
 """A data config as an object."""
 
-from hydralign.data_source import _drawn
+from hydralign.data_source import drawn
 
 
 def test_a_limit_draws_from_a_sorted_file_everywhere():
-    chosen = _drawn(list(range(1000)), 100)
+    chosen = drawn(list(range(1000)), 100)
     assert len(set(chosen)) == 100
     assert 380 < sum(chosen) / 100 < 620  # the first hundred would average 49.5
-    assert _drawn(list(range(1000)), 100) == chosen
+    assert drawn(list(range(1000)), 100) == chosen
 
 
 def test_no_limit_takes_all_in_order():
-    assert _drawn([3, 1, 2], None) == [3, 1, 2]
+    assert drawn([3, 1, 2], None) == [3, 1, 2]
 
 
 def test_a_limit_above_what_there_is_takes_all():
-    assert sorted(_drawn([3, 1, 2], 9)) == [1, 2, 3]
+    assert sorted(drawn([3, 1, 2], 9)) == [1, 2, 3]

@@ -24,11 +24,13 @@ BASE = {
         "architecture": None,
         "vocab_size": None,
         "dtype": "float32",
+        "quantization": "none",
+        "double_quantization": True,
         "lora": {"rank": 16, "alpha": 32, "target_modules": "all-linear"},
     },
     "data": {"name": "chats", "path": None, "template": "chat", "max_prompt_tokens": 9},
     "stage": {"_target_": "hydralign.stages.ppo.PPO", "kl_coef": 0.1},
-    "hardware": {"train_micro_batch_size": 8},
+    "hardware": {"train_micro_batch_size": 8, "optimizer": "adamw"},
     "seed": 0,
     "stop_after": None,
 }
@@ -62,7 +64,7 @@ def test_a_stage_is_named_after_its_module():
 
 SAME = {"data__max_prompt_tokens": 10, "hardware__train_micro_batch_size": 1, "seed": 5}
 OTHER = {"model__source": "hub/other", "model__lora": None, "model__lora__rank": 8}
-OTHER |= {"data__template": "plain"}
+OTHER |= {"data__template": "plain", "model__quantization": "nf4", "stop_after": 3}
 
 
 @pytest.mark.parametrize("key", SAME)
@@ -156,7 +158,7 @@ def test_inputs_with_different_tokenizers_are_refused(tmp_path):
 
 
 CHANGES = {"model__name": "x", "data__max_prompt_tokens": 1, "stage__kl_coef": 0.2, "seed": 1}
-CHANGES["stop_after"] = 3
+CHANGES |= {"stop_after": 3, "hardware__optimizer": "adamw_8bit"}
 
 
 @pytest.mark.parametrize("key", CHANGES)
@@ -169,6 +171,7 @@ def test_whatever_could_change_a_result_changes_its_hash(tmp_path, key):
 def test_the_machine_and_the_place_leave_the_hash_alone(tmp_path):
     here = config_hash(config(tmp_path), {})
     assert config_hash(config(tmp_path, hardware__train_micro_batch_size=1), {}) == here
+    assert config_hash(config(tmp_path, hardware__optimizer="paged_adamw"), {}) == here
     assert config_hash(config(tmp_path / "elsewhere"), {}) == here
 
 
@@ -189,6 +192,8 @@ def test_a_reward_model_of_another_policy_is_told(tmp_path):
     reward_model = artifact(tmp_path / "3" / "artifact", "reward", cfg, parents=parents)
     assert other_parents({"policy": first, "reward_model": reward_model}) == []
     assert other_parents({"reward_model": reward_model}) == []
+    later = artifact(tmp_path / "4" / "artifact", "ppo", cfg, parents=parents)
+    assert other_parents({"policy": later}) == []  # its own parent is no other input
     assert other_parents({"policy": second, "reward_model": reward_model}) == [
         "reward_model was made from another policy than the one taken here"
     ]

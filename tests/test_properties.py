@@ -44,7 +44,7 @@ def says(roles, sequences):
     """Log-probs and values of the counted tokens row by row, and scores."""
     mask = sequences.response_mask
     with torch.no_grad():
-        logprobs = roles["policy"](sequences, temperature=0.7).logprobs
+        logprobs = roles["policy"](sequences, temperature=0.7)
         values = roles["value_model"].values(sequences)
         scores = roles["value_model"].scores(sequences)
     return [
@@ -117,7 +117,7 @@ def test_what_comes_later_does_not_change_what_came_before(roles):
         for row, response in enumerate(responses):
             n = len(response)
             for before, after in (
-                (roles["policy"](whole).logprobs, roles["policy"](more).logprobs),
+                (roles["policy"](whole), roles["policy"](more)),
                 (roles["value_model"].values(whole), roles["value_model"].values(more)),
             ):
                 assert_close(after[row, :n], before[row, :n], rtol=1e-5, atol=1e-5)

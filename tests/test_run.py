@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from hydralign import config
 from hydralign.artifacts import Manifest
 from hydralign.data import sources
+from hydralign.errors import UserError
 from hydralign.models.tiny_tokenizer import trained_tokenizer
 from hydralign.run import run
 
@@ -76,11 +77,20 @@ def composed(*overrides):
         return compose("train", [*overrides])
 
 
-@pytest.mark.parametrize("model", ["llama7b", "llama7b_lora", "smollm2_135m", "smollm2_135m_lora"])
+HUB_MODELS = [path.stem for path in CONF.glob("model/*.yaml") if path.stem != "tiny"]
+
+
+def test_the_models_of_the_hub_are_all_here():
+    assert len(HUB_MODELS) == 10
+
+
+@pytest.mark.parametrize("model", HUB_MODELS)
 def test_the_chain_runs_on_every_model_of_the_hub_with_a_small_one_in_its_place(
     model, tiny_llama, rows, tmp_path
 ):
-    cfg = composed(f"model={model}", f"model.source={tiny_llama}", f"data.path={rows}", *CHAIN)
+    # Their own tokenizers know other stop tokens than the stand-in's.
+    stand_in = [f"model={model}", f"model.source={tiny_llama}", "model.stop_tokens=[]"]
+    cfg = composed(*stand_in, f"data.path={rows}", *CHAIN)
     headline = run(cfg, tmp_path)
     figures = json.loads((tmp_path / "metrics.json").read_text())
     assert headline == figures["ppo/win_rate"]
@@ -133,11 +143,13 @@ def test_a_debug_run_goes_through_quickly_and_apart(tiny_llama, rows, tmp_path):
     small = [
         override for override in CHAIN if not re.match(r"stage\.\w+\.(steps|rollouts)", override)
     ]
-    cfg = composed("debug=fast", *model, *small, "outputs=" + str(tmp_path / "debug"))
-    assert composed("stage=sft", "debug=fast").outputs != composed("stage=sft").outputs
-    run(cfg, tmp_path / "run")
+    outputs = f"outputs={tmp_path}"
+    run(composed("debug=fast", *model, *small, outputs), tmp_path / "run")
     points = EventAccumulator(str(tmp_path / "run/ppo")).Reload().Scalars("reward/score")
-    assert [point.step for point in points] == [1, 2, 3]  # of 80
+    assert [point.step for point in points] == [1, 2, 3, 4, 5]  # of 75
+    alone = ["stage=reward", *CHAIN[1:5], *model, outputs]
+    with pytest.raises(UserError, match="stopped_after 5 instead of None"):
+        run(composed(*alone), tmp_path / "alone")
 
 
 def test_a_stage_alone_finds_the_newest_artifacts_that_fit(tiny_llama, rows, tmp_path, caplog):

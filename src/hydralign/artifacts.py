@@ -19,7 +19,7 @@ from hydralign.errors import UserError
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-PACKAGES = ("hydralign", "torch", "lightning", "transformers", "peft", "tokenizers")
+PACKAGES = ("hydralign", "torch", "lightning", "transformers", "tokenizers", "peft", "bitsandbytes")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Lineage:
     """The adapters' shape; "none" for full weights."""
     template: str
     """How prompts are rendered."""
+    stopped_after: int | None = None
+    """Steps, where stages were ended early to try things out; None where they were not."""
 
     def differences(self, other: "Lineage") -> list[str]:
         """Say where another lineage departs from this one."""

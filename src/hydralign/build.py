@@ -25,14 +25,15 @@ from hydralign.data.preview import preview
 from hydralign.data.pypi import cache_folder
 from hydralign.data.splits import Splits
 from hydralign.data.templates import template_hash
-from hydralign.data_source import DataSource
+from hydralign.data_source import DataSource, drawn
 from hydralign.errors import UserError
 from hydralign.inputs import read_manifest, stage_name
 from hydralign.models.adapters import LoraShape
 from hydralign.models.assembly import StartingPoint, adapter_roles, own_roles
 from hydralign.models.codec import Codec, make_codec
 from hydralign.models.loading import BaseModel, load_tokenizer
-from hydralign.models.roles import Role
+from hydralign.models.quantization import Quantization
+from hydralign.models.roles import Role, TextRole
 from hydralign.models.tiny_tokenizer import trained_tokenizer
 from hydralign.stages.context import StageContext
 
@@ -109,6 +110,7 @@ def build_pieces(
     )
     context, held_out = build_context(cfg, stage, data, source, codec)
     roles = build_roles(cfg, stage, inputs, len(codec.tokenizer))
+    save_memory(roles, cfg.hardware)
     module = stage(settings, context, **roles)
     log.info("Batch plan: %s.", module.batch_plan(data))
     trainer = build_trainer(cfg, module, data, context, held_out, run_dir)
@@ -153,16 +155,17 @@ def build_context(
     hardware = cfg.hardware
     prompts = _prompts(stage, data, source, codec)
     side = source.prompt_batches(
-        prompts.train[:SIDE_PROMPTS], codec, batch_size=hardware.generation_batch_size
+        drawn(prompts.train, SIDE_PROMPTS), codec, batch_size=hardware.generation_batch_size
     )
     held_out = source.prompt_batches(
-        prompts.validation[:WATCHED_PROMPTS], codec, batch_size=WATCHED_PROMPTS
+        drawn(prompts.validation, WATCHED_PROMPTS), codec, batch_size=WATCHED_PROMPTS
     )
     context = StageContext(
         codec=codec,
         train_micro_batch_size=hardware.train_micro_batch_size,
         score_micro_batch_size=hardware.score_micro_batch_size,
         generation_batch_size=hardware.generation_batch_size,
+        optimizer=hardware.optimizer,
         max_response_tokens=cfg.data.max_response_tokens,
         gold=source.gold(),
         side_prompts=side,
@@ -182,7 +185,7 @@ def _prompts(
     return data.examples.map(
         lambda _, part: [
             PromptExample(example.prompt_ids, codec.decode_ids(example.prompt_ids), None)
-            for example in part[:WATCHED_PROMPTS]
+            for example in drawn(part, WATCHED_PROMPTS)
         ]
     )
 
@@ -217,6 +220,7 @@ def build_trainer(
         max_epochs=1,
         limit_train_batches=cfg.stop_after and cfg.stop_after * data.micro_batches_per_step,
         val_check_interval=cfg.validate_every,
+        limit_val_batches=cfg.stop_after or 1.0,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -242,7 +246,11 @@ def build_roles(
     """Build the roles that a stage asks for, on one base or each on its own network."""
     model = cfg.model
     architecture: Any = model.architecture and OmegaConf.to_container(model.architecture)
-    base = BaseModel(model.source, architecture, getattr(torch, model.dtype))
+    dtype = getattr(torch, model.dtype)
+    quantization = None
+    if model.quantization != "none":
+        quantization = Quantization(model.quantization, dtype, model.double_quantization)
+    base = BaseModel(model.source, architecture, dtype, quantization)
     starts = {name: _starting_point(path) for name, path in inputs.items()}
     if model.lora is None:
         return own_roles(base, stage.roles, starts, vocab_size=vocab_size, seed=cfg.seed)
@@ -251,6 +259,15 @@ def build_roles(
         model.lora.rank, model.lora.alpha, targets if isinstance(targets, str) else tuple(targets)
     )
     return adapter_roles(base, shape, stage.roles, starts, vocab_size=vocab_size, seed=cfg.seed)
+
+
+def save_memory(roles: Mapping[str, Role], hardware: DictConfig) -> None:
+    """Let roles compute some things twice instead of keeping them, as the machine wants it."""
+    for role in roles.values():
+        if hardware.gradient_checkpointing:
+            role.network.checkpoint_activations()
+        if isinstance(role, TextRole):
+            role.chunk_size = hardware.logprob_chunk_size
 
 
 def _starting_point(path: Path) -> StartingPoint:

@@ -1,6 +1,7 @@
 """What can be checked before torch is imported: keys, values, sizes, files, offers, artifacts."""
 
 import dataclasses
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from hydralign.inputs import find_inputs, is_hub_id
 
 WORDS = {
     "model.dtype": ("float32", "bfloat16", "float16"),
+    "model.quantization": ("none", "int8", "nf4"),
     "data.template": ("plain", "chat"),
+    "hardware.optimizer": ("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"),
     "hardware.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     # Half precision without a mix would round adapters and heads; 16-mixed scales gradients, which
     # clipping by hand would not see.
@@ -47,14 +50,27 @@ def check(cfg: DictConfig) -> None:
         finished[where.rpartition(".")[2]] = Path("of this run")
 
 
-def check_machine(hardware: DictConfig) -> None:
-    """Check that the accelerator is there. This one imports torch.
+def check_machine(cfg: DictConfig) -> None:
+    """Check that what the config asks of the machine is there. This one imports torch.
 
     Raises:
         UserError: if it is not.
     """
+    _check_accelerator(cfg.hardware)
+    if cfg.model.quantization != "none":
+        _check_bitsandbytes(f"model.quantization={cfg.model.quantization}")
+    if cfg.hardware.optimizer != "adamw":
+        _check_bitsandbytes(f"hardware.optimizer={cfg.hardware.optimizer}")
+
+
+def _check_accelerator(hardware: DictConfig) -> None:
     import torch
 
+    if hardware.optimizer.startswith("paged") and not torch.cuda.is_available():
+        raise UserError(
+            f"hardware.optimizer={hardware.optimizer} moves memory to and from a CUDA card, and "
+            "there is none. Use adamw or adamw_8bit."
+        )
     wanted, devices = hardware.accelerator, hardware.devices
     if wanted in ("auto", "cpu"):
         return
@@ -64,6 +80,16 @@ def check_machine(hardware: DictConfig) -> None:
             f"hardware.accelerator={wanted} with hardware.devices={devices}: torch "
             f"{torch.__version__} finds {found} here. Use hardware=cpu, or another build of torch."
         )
+
+
+def _check_bitsandbytes(setting: str) -> None:
+    try:
+        importlib.import_module("bitsandbytes")
+    except Exception as error:  # a library that it lacks in turn is no ImportError
+        raise UserError(
+            f"{setting} needs bitsandbytes, which does not run here: {error}. Install another "
+            "version of it, or use model.quantization=none hardware.optimizer=adamw."
+        ) from error
 
 
 def _stages(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
@@ -113,11 +139,16 @@ def _check_word(key: str, word: str, words: Sequence[str]) -> None:
 def _check_model(model: DictConfig) -> None:
     if model.source is not None and not is_hub_id(model.source) and not Path(model.source).is_dir():
         raise UserError(f"model.source={model.source}: there is no such folder.")
+    if model.lora is None and model.quantization != "none":
+        raise UserError(
+            f"model.quantization={model.quantization} freezes the base, so nothing would train. "
+            "Train adapters on it: 'model.lora={rank: 16}'."
+        )
     if model.lora is None and model.dtype != "float32":
         raise UserError(
             f"model.dtype={model.dtype} with all weights training would round small updates away. "
             "Use model.dtype=float32 (hardware.precision=bf16-mixed computes in bfloat16 all the "
-            "same), or train adapters: model.lora={rank: 16}."
+            "same), or train adapters: 'model.lora={rank: 16}'."
         )
     if model.source is None and (model.architecture is None or model.vocab_size is None):
         raise UserError(

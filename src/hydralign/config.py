@@ -42,7 +42,11 @@ class ModelConfig:
     vocab_size: int | None = None
     """Of a tokenizer trained on the data's own training texts; null takes the source's."""
     dtype: str = "float32"
-    """Of the weights in memory. Trained weights should be float32."""
+    """Of the base's weights, and of products with quantised ones. What trains is float32."""
+    quantization: str = "none"
+    """Of the frozen base's linear layers: none, int8 or nf4 (4 bits). Needs `lora`."""
+    double_quantization: bool = True
+    """nf4 only: the scales are quantised once more."""
     learning_rate: float = 2e-4
     """Peak for supervised training; the stages derive theirs from it."""
     stop_tokens: list[str] = field(default_factory=list)
@@ -98,6 +102,12 @@ class HardwareConfig:
     """Sequences in one forward pass without gradients."""
     generation_batch_size: int = 32
     """Responses sampled at a time."""
+    gradient_checkpointing: bool = False
+    """Compute activations within layers anew in the backward pass instead of keeping them."""
+    logprob_chunk_size: int | None = None
+    """Tokens whose logits stand in memory at once; null is all of a micro-batch."""
+    optimizer: str = "adamw"
+    """adamw, adamw_8bit, paged_adamw or paged_adamw_8bit. 8 bits round Adam's averages."""
 
 
 @dataclass

@@ -86,7 +86,7 @@ class DataSource:
         limits = {"train": most, "validation": most, "test": most or data.max_test_records}
         return self.records(kind).map(
             lambda split, records: encode_records(
-                _drawn(records, limits[split]),
+                drawn(records, limits[split]),
                 encoder,
                 origin=f"{data.path or data.name} ({split})",
                 rating_gap=data.rating_gap.get(split, 0.0),
@@ -124,6 +124,6 @@ class DataSource:
         return self._rows
 
 
-def _drawn(records: list[Any], most: int | None) -> list[Any]:
-    # At random: a file may be sorted by what it is about, and then its first rows are no sample.
+def drawn(records: list[Any], most: int | None) -> list[Any]:
+    """Draw at most that many records at random: the first of a sorted file are no sample."""
     return records if most is None else random.Random(0).sample(records, min(most, len(records)))

@@ -30,7 +30,15 @@ def lineage(cfg: DictConfig) -> Lineage:
         local = Path(model.source)
         base = str(local.resolve()) if local.is_dir() else model.source
     lora = "none" if model.lora is None else digest(OmegaConf.to_container(model.lora))
-    return Lineage(base=base, quantization="none", lora=lora, template=cfg.data.template)
+    return Lineage(base, _quantization(model), lora, cfg.data.template, cfg.stop_after)
+
+
+def _quantization(model: DictConfig) -> str:
+    """Name all that decides what a quantised base computes."""
+    if model.quantization == "none":
+        return "none"
+    double = " double" if model.quantization == "nf4" and model.double_quantization else ""
+    return f"{model.quantization}{double} {model.dtype}"
 
 
 def find_inputs(
@@ -118,11 +126,14 @@ def _check_templates(inputs: Mapping[str, Path]) -> None:
 
 
 def config_hash(cfg: DictConfig, inputs: Mapping[str, Path]) -> str:
-    """Hash everything that could change a stage's result; the machine is left out."""
+    """Hash everything that could change a stage's result; of the machine, 8-bit averages only."""
     parts = {
         key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "data", "stage")
     }
-    return digest([parts, cfg.seed, cfg.stop_after, parent_ids(inputs), _content(cfg.data.path)])
+    rounding = cfg.hardware.optimizer if "8bit" in cfg.hardware.optimizer else None
+    return digest(
+        [parts, cfg.seed, cfg.stop_after, rounding, parent_ids(inputs), _content(cfg.data.path)]
+    )
 
 
 def _content(path: str | None) -> str | None:
@@ -144,7 +155,7 @@ def other_parents(inputs: Mapping[str, Path]) -> list[str]:
         for name, path in inputs.items()
         if (manifest := read_manifest(path)) is not None
         for parent, parent_id in manifest.parents.items()
-        if ids.get(parent, parent_id) != parent_id
+        if parent != name and ids.get(parent, parent_id) != parent_id
     ]
 
 

@@ -174,7 +174,7 @@ def _save(
 def _quieten_libraries() -> None:
     """Leave the console to what this run has to say."""
     warnings.filterwarnings("ignore", module="lightning")
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -1,6 +1,7 @@
 """Mistyped commands, each told in a line or two, through train.py itself but for the process."""
 
 import re
+import sys
 
 import pytest
 
@@ -125,6 +126,14 @@ def test_a_value_out_of_bounds_is_told_before_anything_is_read(typed, mistyped, 
             ["stage=sft", "model=tiny", "model.dtype=bfloat16"],
             "model.dtype=bfloat16 with all weights training would round small updates away.",
         ),
+        (
+            ["stage=sft", "model=tiny", "model.quantization=nf4"],
+            "model.quantization=nf4 freezes the base, so nothing would train.",
+        ),
+        (
+            ["stage=sft", "model.quantization=nf3"],
+            "model.quantization=nf3 does not exist. Did you mean nf4?",
+        ),
         (["stage=ppo", "stage.minibatch_size=0"], "stage.minibatch_size=0: must be at least 1."),
         (
             ["stage=rlhf", "hardware.train_micro_batch_size=24"],
@@ -167,6 +176,15 @@ def test_a_mistake_in_a_yaml_of_ones_own(typed, tmp_path, name):
     assert found.startswith(message)
 
 
+def test_what_the_machine_lacks_is_told(typed, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    message = typed("stage=sft", "hardware.optimizer=paged_adamw")
+    assert message.startswith("hardware.optimizer=paged_adamw moves memory to and from a CUDA card")
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # importing it fails
+    message = typed("stage=sft", "model=llama7b_lora")
+    assert message.startswith("model.quantization=nf4 needs bitsandbytes, which does not run here")
+
+
 def test_the_config_is_printed_with_what_was_chosen(typed, capsys):
     assert typed("stage=sft", "stage.steps=3", flags=["--cfg", "job"]) is None
     printed = capsys.readouterr().out
@@ -180,7 +198,7 @@ def test_help_lists_every_group_and_key(typed, capsys, chosen):
     printed = capsys.readouterr().out
     assert "\nstage: ppo, reward, rlhf, sft\n" in printed
     assert "\nhardware: cpu, gpu_12gb\n" in printed
-    assert "\nmodel: llama7b, llama7b_lora," in printed
+    assert "\nmodel: gpt2, llama3.1_8b_lora," in printed
     assert "train_micro_batch_size: 64" in printed
     assert ("kl_coef: " in printed) == (chosen == [])  # the chain shows the keys of all stages
     indent = 4 if chosen == [] else 2

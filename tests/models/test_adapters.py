@@ -14,9 +14,14 @@ ROLES = ["policy", "reference", "value_model", "reward_model"]
 TRAINED = {"policy", "value_model"}
 
 
+@pytest.fixture(params=["lora", "nf4", "int8"])
+def toys(request, make_toys):
+    return make_toys(request.param)
+
+
 @pytest.fixture
-def roles(make_toys):
-    return make_toys("lora").roles(PPO.roles)
+def roles(toys):
+    return toys.roles(PPO.roles)
 
 
 def adapters(roles):
@@ -60,8 +65,7 @@ def test_what_an_optimizer_gets_is_the_roles_own_adapter_and_head(roles):
     assert not ids[0] & ids[1]
 
 
-def test_four_roles_hold_one_copy_of_the_base(make_toys):
-    toys = make_toys("lora")
+def test_four_roles_hold_one_copy_of_the_base(toys):
     plain = toys.base.load(vocab_size=47, seed=0)
     roles = toys.roles(PPO.roles)
     storages = {
@@ -71,7 +75,7 @@ def test_four_roles_hold_one_copy_of_the_base(make_toys):
         if "lora_" not in name and "head" not in name.split(".")
     }
     assert len(storages) == len(list(plain.parameters()))
-    assert sum(storages.values()) == sum(p.numel() * 4 for p in plain.parameters())
+    assert sum(storages.values()) == sum(p.untyped_storage().nbytes() for p in plain.parameters())
 
 
 def test_roles_that_own_their_networks_share_nothing(make_toys):
@@ -83,13 +87,17 @@ def test_roles_that_own_their_networks_share_nothing(make_toys):
     assert len(set.union(*storages)) == sum(map(len, storages)) > 4 * 20
 
 
-def test_one_role_after_the_other_gives_both_their_gradients(make_toys, sequences):
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_one_role_after_the_other_gives_both_their_gradients(toys, sequences, checkpointed):
     expected = {}
     for name in TRAINED:  # each in a set of roles where no switch happens at all
-        alone = make_toys("lora").roles(PPO.roles)
+        alone = toys.roles(PPO.roles)
         loss(alone, name, sequences).backward()
         expected[name] = gradients(alone[name])
-    roles = make_toys("lora").roles(PPO.roles)
+    roles = toys.roles(PPO.roles)
+    if checkpointed:
+        for role in roles.values():
+            role.network.checkpoint_activations()
     for name in ("policy", "value_model"):
         loss(roles, name, sequences).backward()
     for name in TRAINED:

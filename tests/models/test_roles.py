@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.testing import assert_close
+from transformers import DynamicCache
 
 from hydralign.models import roles as roles_module
 from hydralign.models.assembly import RoleSpec
@@ -124,3 +125,42 @@ def test_fresh_adapters_are_the_base(make_toys, sequences):
     fresh = toys.roles({"policy": RoleSpec(trained=True)})["policy"]
     plain = TextRole(Network(toys.base.load(vocab_size=47, seed=0), trained=False))
     assert torch.equal(fresh(sequences), plain(sequences))
+
+
+@pytest.mark.parametrize("kind", ["own", "lora", "nf4", "int8"])
+def test_what_saves_memory_changes_neither_logprobs_nor_gradients(make_toys, kind, sequences):
+    found = []
+    for sparing in (False, True):
+        policy = make_toys(kind).role("policy", trained=True)
+        if sparing:
+            policy.network.checkpoint_activations()
+            policy.chunk_size = 2
+        passes, chunks = [], []
+        layer = policy.network.language_model.base_model.layers[0]
+        layer.mlp.register_forward_pre_hook(lambda *_, to=passes: to.append(1))
+        head = policy.network.language_model.lm_head
+        head.register_forward_pre_hook(lambda _, states, to=chunks: to.append(len(states[0])))
+        logprobs = policy(sequences)
+        logprobs.square().sum().backward()
+        found.append((logprobs, [parameter.grad for parameter in policy.trained_parameters()]))
+        tokens = int(sequences.response_mask.sum())
+        assert len(passes) == (2 if sparing else 1)
+        assert (max(chunks), sum(chunks)) == ((2, 2 * tokens) if sparing else (tokens, tokens))
+    assert_close(*found, rtol=1e-5, atol=1e-6)
+    assert max(gradient.abs().max() for gradient in found[0][1]) > 1e-2
+
+
+def test_checkpointing_leaves_the_cache_to_sampling(make_toys):
+    found = []
+    for sparing in (False, True):
+        policy = make_toys("lora").role("policy", trained=True)
+        if sparing:
+            policy.network.checkpoint_activations()
+        policy.train()
+        ids, cache = torch.tensor([[9, 11, 5]]), DynamicCache()
+        mask = torch.ones_like(ids).bool()
+        with torch.no_grad():
+            logits = policy.next_token_logits(ids, mask, torch.arange(3).unsqueeze(0), cache)
+        assert cache.get_seq_length() == 3
+        found.append(logits)
+    assert torch.equal(*found)

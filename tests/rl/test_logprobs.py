@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from hydralign.rl.logprobs import token_entropy, token_logprobs
+from hydralign.rl.logprobs import in_chunks, token_entropy, token_logprobs
 
 f64 = partial(torch.tensor, dtype=torch.float64)
 LOGITS = f64([1.0, 2.0, 3.0])
@@ -102,3 +102,31 @@ def test_half_precision_logits_are_upcast_before_the_temperature():
 def test_double_logits_stay_double():
     logits, ids = random_logits()
     assert token_logprobs(logits, ids).dtype == token_entropy(logits).dtype == torch.float64
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 100, None])
+def test_chunks_change_neither_values_nor_gradients(size):
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(7, 5, dtype=torch.float64, generator=generator).requires_grad_()
+    head = torch.randn(11, 5, dtype=torch.float64, generator=generator).requires_grad_()
+    ids, weights = torch.arange(7), torch.randn(7, dtype=torch.float64, generator=generator)
+    expected = (states @ head.T).log_softmax(-1)[torch.arange(7), ids]
+    gradients = torch.autograd.grad((expected * weights).sum(), (states, head))
+    rows = []
+
+    def logprobs(some, their_ids):
+        rows.append(len(some))
+        return token_logprobs(some @ head.T, their_ids)
+
+    found = in_chunks(logprobs, states, ids, size)
+    assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert_close(
+        torch.autograd.grad((found * weights).sum(), (states, head)), gradients, rtol=1e-10, atol=0
+    )
+    assert max(rows) == min(size or 7, 7)
+    assert sum(rows) == (7 if size is None else 14)  # the backward pass computes them anew
+
+
+def test_no_token_is_a_chunk_too():
+    nothing = in_chunks(lambda s, i: s[:, 0], torch.zeros(0, 5), torch.zeros(0).long(), 3)
+    assert nothing.shape == (0,)

@@ -46,7 +46,7 @@ def rollout(toys, roles):
 def test_the_first_ratio_is_one_for_every_minibatch(roles, rollout):
     shuffle = torch.Generator().manual_seed(0)
     for rows in iterate_minibatches(len(PROMPTS), 4, shuffle):
-        logprobs = roles["policy"](rollout.sequences.select(rows), temperature=0.8).logprobs
+        logprobs = roles["policy"](rollout.sequences.select(rows), temperature=0.8)
         log_ratio = logprobs - rollout.old_logprobs[rows]
         assert log_ratio.abs().max() < 1e-5
 

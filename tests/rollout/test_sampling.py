@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from hydralign.data.collate import PromptBatch, collate_prompts
 from hydralign.data.examples import PromptExample
+from hydralign.errors import UserError
 from hydralign.models.roles import TextRole
 from hydralign.rollout.sampling import Sampling, draw_tokens, sample_responses
 
@@ -140,6 +141,12 @@ def test_a_token_is_drawn_where_the_cumulative_sum_passes_the_uniform_number():
     for row, u in enumerate(uniform.flatten().tolist()):
         even = 1 if u < 0.25 else 3 if u < 0.75 else 4
         assert drawn[row] == (even if row % 2 == 0 else int(u >= 0.5))
+
+
+def test_a_policy_that_has_diverged_is_told():
+    probs = torch.tensor([[0.5, 0.5], [float("nan"), 0.5]])
+    with pytest.raises(UserError, match="training has diverged. Lower its learning rate"):
+        draw_tokens(probs, torch.Generator())
 
 
 def test_rare_tokens_of_a_large_vocabulary_are_not_rounded_away(monkeypatch):

@@ -134,6 +134,7 @@ def context(make_toys):
         train_micro_batch_size=4,
         score_micro_batch_size=3,
         generation_batch_size=5,
+        optimizer="adamw",
         max_response_tokens=5,
         gold=None,
         side_prompts=side,

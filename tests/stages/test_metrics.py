@@ -96,6 +96,9 @@ def test_a_maximum_is_over_all_pieces_and_under_the_mask():
     averages.add_max("x", torch.tensor([-3.0, 9.0]), torch.tensor([True, False]))
     averages.add_max("x", torch.tensor([-5.0, -4.0]), torch.tensor([True, True]))
     assert averages.means() == {"x": -3.0}
+    averages.add_max("x", torch.tensor([NAN]), torch.tensor([True]))
+    averages.add_max("x", torch.tensor([1.0]), torch.tensor([True]))
+    assert math.isnan(averages.means()["x"])
 
 
 def test_speed_counts_response_tokens_over_all_phases():

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from hydralign.errors import UserError, closest
+from hydralign.models.quantization import Quantization, check_quantized, quantize_
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 HEAD_KEY = "base_model.model.score.weight"
@@ -35,6 +36,8 @@ class BaseModel:
     architecture: Mapping[str, Any] | None
     """`model_type` and the other fields of a Hugging Face config."""
     dtype: torch.dtype
+    quantization: Quantization | None = None
+    """Of its linear layers, if it is frozen."""
 
     def load(self, vocab_size: int, seed: int) -> PreTrainedModel:
         """Load the causal language model, or draw its weights at random.
@@ -44,14 +47,28 @@ class BaseModel:
             seed: of the random weights.
 
         Raises:
-            UserError: if the source cannot be loaded, or there is no such architecture.
+            UserError: if the source cannot be loaded, there is no such architecture, or none of
+                its layers can be quantised.
         """
-        if self.source is not None:
+        model = self._from_scratch(vocab_size, seed) if self.source is None else self._from_source()
+        check_quantized(model, self.source or model.config.model_type, self.quantization)
+        return model
+
+    def _from_source(self) -> PreTrainedModel:
+        assert self.source is not None
+        if self.quantization is None:
             return load_language_model(self.source, self.dtype)
+        quantized = self.quantization.for_loading()  # weight by weight: never all of them in full
+        return load_language_model(self.source, self.dtype, quantization_config=quantized)
+
+    def _from_scratch(self, vocab_size: int, seed: int) -> PreTrainedModel:
         config = _config_of({**(self.architecture or {}), "vocab_size": vocab_size})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return AutoModelForCausalLM.from_config(config, dtype=self.dtype)
+            model = AutoModelForCausalLM.from_config(config, dtype=self.dtype)
+        if self.quantization is not None:
+            quantize_(model, self.quantization)
+        return model
 
 
 def _config_of(architecture: dict[str, Any]) -> PreTrainedConfig:
@@ -68,13 +85,18 @@ def _config_of(architecture: dict[str, Any]) -> PreTrainedConfig:
         raise UserError(f"model.architecture: {str(error).splitlines()[-1].strip()}") from error
 
 
-def load_language_model(source: str, dtype: torch.dtype) -> PreTrainedModel:
+def load_language_model(source: str, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
     """Load a causal language model from a hub id or a folder.
+
+    Args:
+        source: hub id or folder.
+        dtype: of its weights.
+        options: further ones of `from_pretrained`.
 
     Raises:
         UserError: if it cannot be loaded.
     """
-    return _from_pretrained(AutoModelForCausalLM, source, dtype=dtype)
+    return _from_pretrained(AutoModelForCausalLM, source, dtype=dtype, **options)
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:

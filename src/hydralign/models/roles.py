@@ -3,7 +3,7 @@
 Whether a role owns its network or is an adapter on a shared base shows only in its `Network`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache
 
 from hydralign.models.adapters import AdapterSet
 from hydralign.models.heads import ScalarHead
-from hydralign.rl.logprobs import token_entropy, token_logprobs
+from hydralign.rl.logprobs import in_chunks, token_entropy, token_logprobs
 from hydralign.rl.sequences import Sequences
 
 GROUP_SIZE = 16
@@ -34,6 +34,7 @@ class Network(nn.Module):
         """
         super().__init__()
         self.language_model = language_model.requires_grad_(trained)
+        self.checkpoints = False
 
     def prepare(self) -> None:
         """Do what must precede a forward pass; nothing, where the network is the role's own."""
@@ -42,9 +43,19 @@ class Network(nn.Module):
         """Return what the optimizer may change."""
         return [p for p in self.language_model.parameters() if p.requires_grad]
 
+    def checkpoint_activations(self) -> None:
+        """Keep no activations within layers for the backward pass; compute them anew there."""
+        self.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.checkpoints = True
+
     def forward(self, **inputs: Tensor | Cache | bool | None) -> Tensor:
         """Return hidden states (b, t, d)."""
         self.prepare()
+        # All roles must be one function of their weights, whatever a network does in training mode:
+        # that is for passes only whose activations are checkpointed, which have no KV cache.
+        training = self.checkpoints and torch.is_grad_enabled()
+        if self.language_model.training != training:
+            self.language_model.train(training)
         return self.language_model.base_model(**inputs).last_hidden_state
 
     def lm_head(self, hidden_states: Tensor) -> Tensor:
@@ -73,6 +84,7 @@ class AdapterNetwork(Network):
         """
         nn.Module.__init__(self)
         self.language_model = adapters.language_model
+        self.checkpoints = False
         self.adapters = adapters
         self.name = name
 
@@ -97,10 +109,16 @@ class TokenStats(NamedTuple):
 class TextRole(nn.Module):
     """A role that writes: policy or reference."""
 
-    def __init__(self, network: Network) -> None:
-        """Wrap a network that has an LM head."""
+    def __init__(self, network: Network, chunk_size: int | None = None) -> None:
+        """Wrap a network that has an LM head.
+
+        Args:
+            network: to wrap.
+            chunk_size: tokens whose logits may stand in memory at once; None is all.
+        """
         super().__init__()
         self.network = network
+        self.chunk_size = chunk_size
 
     def forward(self, sequences: Sequences, *, temperature: float = 1.0) -> Tensor:
         """Return (b, r) the log-prob of each counted response token; 0 outside the mask.
@@ -109,11 +127,11 @@ class TextRole(nn.Module):
             sequences: b prompts with their responses.
             temperature: what sampling divides the logits by.
         """
-        mask = sequences.response_mask
-        logprobs = token_logprobs(
-            self._counted_logits(sequences), sequences.response_ids[mask], temperature=temperature
-        )
-        return _unflatten(logprobs, mask)
+
+        def logprobs_of(states: Tensor, ids: Tensor) -> Tensor:
+            return token_logprobs(self.network.lm_head(states), ids, temperature=temperature)
+
+        return _unflatten(self._of_counted(logprobs_of, sequences), sequences.response_mask)
 
     @torch.no_grad()
     def stats(self, sequences: Sequences, *, temperature: float = 1.0) -> TokenStats:
@@ -123,11 +141,14 @@ class TextRole(nn.Module):
             sequences: b prompts with their responses.
             temperature: what sampling divides the logits by.
         """
-        mask = sequences.response_mask
-        logits = self._counted_logits(sequences)
-        logprobs = token_logprobs(logits, sequences.response_ids[mask], temperature=temperature)
-        entropy = token_entropy(logits, temperature=temperature)
-        return TokenStats(_unflatten(logprobs, mask), _unflatten(entropy, mask))
+
+        def stats_of(states: Tensor, ids: Tensor) -> Tensor:
+            logits = self.network.lm_head(states)
+            logprobs = token_logprobs(logits, ids, temperature=temperature)
+            return torch.stack([logprobs, token_entropy(logits, temperature=temperature)], dim=-1)
+
+        columns = self._of_counted(stats_of, sequences).unbind(-1)
+        return TokenStats(*(_unflatten(column, sequences.response_mask) for column in columns))
 
     def next_token_logits(
         self, ids: Tensor, attention_mask: Tensor, position_ids: Tensor, cache: Cache
@@ -153,11 +174,14 @@ class TextRole(nn.Module):
         """Return what the optimizer may change."""
         return list(self.network.trained_parameters())
 
-    def _counted_logits(self, sequences: Sequences) -> Tensor:
-        """Return (n, v) logits for the n counted tokens; the LM head runs on no other position."""
+    def _of_counted(
+        self, function: Callable[[Tensor, Tensor], Tensor], sequences: Sequences
+    ) -> Tensor:
+        """Apply a function to states and ids of the n counted tokens: the LM head sees no other."""
+        mask = sequences.response_mask
         # Flat before the product: a strided (b, r, d) slice would make it a slow batched one.
-        counted = _before_response(self.network, sequences)[sequences.response_mask]
-        return self.network.lm_head(counted)
+        states = _before_response(self.network, sequences)[mask]
+        return in_chunks(function, states, sequences.response_ids[mask], self.chunk_size)
 
 
 class ScalarRole(nn.Module):

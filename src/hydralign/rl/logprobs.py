@@ -1,7 +1,11 @@
 """Log-probabilities and entropy of tokens under logits."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 
 def upcast(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -41,3 +45,26 @@ def token_entropy(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
     """
     logprobs = upcast(logits, temperature).log_softmax(dim=-1)
     return -(logprobs.exp() * logprobs).sum(dim=-1)
+
+
+def in_chunks(
+    function: Callable[[Tensor, Tensor], Tensor], states: Tensor, ids: Tensor, size: int | None
+) -> Tensor:
+    """Apply a function to a few rows at a time, so that its logits never stand in memory at once.
+
+    What it computes on the way is not kept for the backward pass but computed anew.
+
+    Args:
+        function: of states (m, d) and ids (m,); its result has m rows.
+        states: (n, d) hidden states.
+        ids: (n,) tokens.
+        size: rows at a time; None takes all at once and computes nothing twice.
+
+    Returns:
+        (n, ...) what the function returns for all rows.
+    """
+    if size is None:
+        return function(states, ids)
+    pieces = zip(states.split(size), ids.split(size), strict=True)
+    once_more = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+    return torch.cat([once_more(function, s, i) for s, i in pieces])

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from hydralign.data.collate import PromptBatch
+from hydralign.errors import UserError
 from hydralign.models.codec import Codec
 from hydralign.models.roles import TextRole
 from hydralign.rl.masks import position_ids, response_mask_from_stops
@@ -118,8 +119,18 @@ def draw_tokens(probs: Tensor, generator: torch.Generator) -> Tensor:
 
     Returns:
         (b, 1) ids; a token of probability 0 is never drawn.
+
+    Raises:
+        UserError: if they are no numbers, which is how a policy that has diverged shows.
     """
-    cumulative = probs.cumsum(-1, dtype=torch.float64)  # fp32 would lose the rare tokens
+    # fp32 would lose the rare tokens, but Apple's GPUs have nothing better.
+    wide = torch.float32 if probs.device.type == "mps" else torch.float64
+    cumulative = probs.cumsum(-1, dtype=wide)
     total = cumulative[:, -1:]
+    if not torch.isfinite(total).all():
+        raise UserError(
+            "The policy's logits are no longer finite numbers: training has diverged. Lower its "
+            "learning rate, or max_grad_norm."
+        )
     uniform = torch.rand(total.shape, dtype=total.dtype, device=probs.device, generator=generator)
     return torch.searchsorted(cumulative, uniform * total, right=True)

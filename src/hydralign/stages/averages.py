@@ -13,7 +13,7 @@ class Averages:
         """Start empty."""
         self._sums: dict[str, float] = {}
         self._counts: dict[str, float] = {}
-        self._maxima: dict[str, float] = {}
+        self._maxima: dict[str, Tensor] = {}
 
     def add(self, name: str, values: Tensor, mask: Tensor | None = None) -> None:
         """Add values of any shape, or those of them that the mask keeps."""
@@ -24,10 +24,10 @@ class Averages:
 
     def add_max(self, name: str, values: Tensor, mask: Tensor) -> None:
         """Keep the largest of the values that the mask keeps."""
-        largest = torch.where(mask, values.detach().float(), -torch.inf).max().item()
-        self._maxima[name] = max(self._maxima.get(name, -torch.inf), largest)
+        largest = torch.where(mask, values.detach().float(), -torch.inf).max()
+        self._maxima[name] = torch.maximum(largest, self._maxima.get(name, largest))
 
     def means(self) -> dict[str, float]:
         """Return the mean of each name, and the maximum of those added as such."""
         means = {name: total / max(self._counts[name], 1) for name, total in self._sums.items()}
-        return means | self._maxima
+        return means | {name: largest.item() for name, largest in self._maxima.items()}

@@ -19,6 +19,8 @@ class StageContext:
     """Rows per forward pass without gradients."""
     generation_batch_size: int
     """Rows sampled at a time."""
+    optimizer: str
+    """How Adam's averages are stored: a kind that `make_optimizer` knows."""
     max_response_tokens: int
     """Length limit of sampled responses."""
     gold: RuleScorer | None

@@ -317,12 +317,14 @@ class PPO(L.LightningModule):
         }
         policy, policy_schedule = make_optimizer(
             self.policy.trained_parameters(),
+            self.context.optimizer,
             learning_rate=options.policy_learning_rate,
             steps=options.rollouts - options.value_warmup_rollouts,
             **shared,
         )
         value, value_schedule = make_optimizer(
             self.value_model.trained_parameters(),
+            self.context.optimizer,
             learning_rate=options.value_learning_rate,
             steps=options.rollouts,
             **shared,

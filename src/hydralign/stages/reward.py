@@ -168,6 +168,7 @@ class Reward(L.LightningModule):
         """AdamW, its schedule stepped once per optimizer step."""
         optimizer, scheduler = make_optimizer(
             self.reward_model.trained_parameters(),
+            self.context.optimizer,
             learning_rate=self.options.learning_rate,
             schedule=self.options.schedule,
             warmup_steps=self.options.warmup_steps,
