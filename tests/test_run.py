@@ -4,12 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import bitsandbytes as bnb
 import pytest
 from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hydralign import config
+from hydralign import build, config
 from hydralign.artifacts import Manifest
 from hydralign.data import sources
 from hydralign.errors import UserError
@@ -111,6 +112,38 @@ def test_a_chain_started_again_in_its_folder_does_not_redo_what_is_done(
     again = {s: Manifest.read(tmp_path / s / "artifact").id for s in ("sft", "reward", "ppo")}
     assert (again["sft"], again["reward"]) == (first["sft"], first["reward"])
     assert again["ppo"] != first["ppo"]
+
+
+SPARING = [
+    "hardware.precision=bf16-mixed",
+    "hardware.gradient_checkpointing=true",
+    "hardware.logprob_chunk_size=3",
+    "hardware.optimizer=adamw_8bit",
+    "hardware.train_micro_batch_size=2",
+]
+
+
+def test_what_hardware_says_about_memory_reaches_the_networks(
+    tiny_llama, rows, tmp_path, monkeypatch
+):
+    modules = []
+
+    def remembering(*arguments):
+        pieces = build_pieces(*arguments)
+        modules.append(pieces.stage)
+        return pieces
+
+    build_pieces = build.build_pieces
+    monkeypatch.setattr(build, "build_pieces", remembering)
+    model = ["model=llama7b_lora", f"model.source={tiny_llama}"]
+    run(composed(*model, f"data.path={rows}", *CHAIN, *SPARING), tmp_path)
+    assert len(modules) == 3
+    for stage in modules:
+        roles = [getattr(stage, name) for name in stage.roles]
+        assert {role.network.checkpoints for role in roles} == {True}
+        assert {role.chunk_size for role in roles if hasattr(role, "chunk_size")} == {3}
+        optimizers = [stage.optimizers()] if stage.automatic_optimization else stage.optimizers()
+        assert {type(o.optimizer) for o in optimizers} == {bnb.optim.AdamW8bit}
 
 
 def test_a_chain_reads_its_file_once(tiny_llama, rows, tmp_path, monkeypatch):
