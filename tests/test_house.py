@@ -33,7 +33,9 @@ MODULES = {
     "checks": {"batch_plan", "config", "data", "inputs"},
     "explain": {"data"},
     "cli": {"explain"},
-    "build": {*ROOMS, "batch_plan", "config", "data_source", "inputs"} - {"rewards", "rl"},
+    "model_source": {"data", "data_source", "inputs", "models"},
+    "build": {*ROOMS, "batch_plan", "config", "data_source", "inputs", "model_source"}
+    - {"rewards", "rl"},
     "run": {"build", "artifacts", "inputs", "models", "summary"},
 }
 ALLOWED = {**ROOMS, **MODULES, "train": {"checks", "cli", "config", "run"}}
@@ -41,7 +43,8 @@ ANYWHERE = {"errors"}
 """What every room but the maths may import."""
 SMALL = {"stages": {"batch_plan", "memory", "summary"}, "callbacks": {"memory", "summary"}}
 """Small modules of no room's own, and who may use them."""
-KNOW_HYDRA = {"config", "build", "inputs", "run", "cli", "data_source", "checks", "explain"}
+KNOW_HYDRA = {"config", "build", "inputs", "run", "cli", "checks", "explain"}
+KNOW_HYDRA |= {"data_source", "model_source"}
 
 
 def room(path):

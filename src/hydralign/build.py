@@ -1,4 +1,4 @@
-"""From config to objects: data, roles, stage and Trainer."""
+"""From config to objects: data, stage and Trainer, with the roles from `model_source`."""
 
 import dataclasses
 import logging
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
@@ -22,19 +21,13 @@ from hydralign.data.collate import PromptBatch
 from hydralign.data.examples import PromptExample
 from hydralign.data.module import RecordDataModule
 from hydralign.data.preview import preview
-from hydralign.data.pypi import cache_folder
 from hydralign.data.splits import Splits
 from hydralign.data.templates import template_hash
 from hydralign.data_source import DataSource, drawn
 from hydralign.errors import UserError
-from hydralign.inputs import read_manifest, stage_name
-from hydralign.models.adapters import LoraShape
-from hydralign.models.assembly import StartingPoint, adapter_roles, own_roles
-from hydralign.models.codec import Codec, make_codec
-from hydralign.models.loading import BaseModel, load_tokenizer
-from hydralign.models.quantization import Quantization
-from hydralign.models.roles import Role, TextRole
-from hydralign.models.tiny_tokenizer import trained_tokenizer
+from hydralign.inputs import stage_name
+from hydralign.model_source import build_codec, build_roles
+from hydralign.models.codec import Codec
 from hydralign.stages.context import StageContext
 
 log = logging.getLogger(__name__)
@@ -110,7 +103,6 @@ def build_pieces(
     )
     context, held_out = build_context(cfg, stage, data, source, codec)
     roles = build_roles(cfg, stage, inputs, len(codec.tokenizer))
-    save_memory(roles, cfg.hardware)
     module = stage(settings, context, **roles)
     log.info("Batch plan: %s.", module.batch_plan(data))
     trainer = build_trainer(cfg, module, data, context, held_out, run_dir)
@@ -227,54 +219,6 @@ def build_trainer(
         log_every_n_steps=10,
         **(automatic if stage.automatic_optimization else {}),
     )
-
-
-def build_codec(model: DictConfig, source: DataSource, inputs: Mapping[str, Path]) -> Codec:
-    """Take the tokenizer of the first input, of the base model, or train one on the data."""
-    if inputs:
-        tokenizer = load_tokenizer(str(next(iter(inputs.values()))))
-    elif model.vocab_size is None:
-        tokenizer = load_tokenizer(model.source)
-    else:
-        tokenizer = trained_tokenizer(source.training_texts(), model.vocab_size, cache_folder())
-    return make_codec(tokenizer, model.stop_tokens)
-
-
-def build_roles(
-    cfg: DictConfig, stage: Any, inputs: Mapping[str, Path], vocab_size: int
-) -> dict[str, Role]:
-    """Build the roles that a stage asks for, on one base or each on its own network."""
-    model = cfg.model
-    architecture: Any = model.architecture and OmegaConf.to_container(model.architecture)
-    dtype = getattr(torch, model.dtype)
-    quantization = None
-    if model.quantization != "none":
-        quantization = Quantization(model.quantization, dtype, model.double_quantization)
-    base = BaseModel(model.source, architecture, dtype, quantization)
-    starts = {name: _starting_point(path) for name, path in inputs.items()}
-    if model.lora is None:
-        return own_roles(base, stage.roles, starts, vocab_size=vocab_size, seed=cfg.seed)
-    targets = model.lora.target_modules
-    shape = LoraShape(
-        model.lora.rank, model.lora.alpha, targets if isinstance(targets, str) else tuple(targets)
-    )
-    return adapter_roles(base, shape, stage.roles, starts, vocab_size=vocab_size, seed=cfg.seed)
-
-
-def save_memory(roles: Mapping[str, Role], hardware: DictConfig) -> None:
-    """Let roles compute some things twice instead of keeping them, as the machine wants it."""
-    for role in roles.values():
-        if hardware.gradient_checkpointing:
-            role.network.checkpoint_activations()
-        if isinstance(role, TextRole):
-            role.chunk_size = hardware.logprob_chunk_size
-
-
-def _starting_point(path: Path) -> StartingPoint:
-    manifest = read_manifest(path)
-    if manifest is None:
-        return StartingPoint(str(path))
-    return StartingPoint(str(path), manifest.score_mean, manifest.score_std)
 
 
 def log_hyperparameters(cfg: DictConfig, trainer: L.Trainer, headline: dict[str, float]) -> None:

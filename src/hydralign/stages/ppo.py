@@ -151,9 +151,8 @@ class PPO(L.LightningModule):
         self.policy = policy
         self.reference = reference
         self.value_model = value_model
-        limit = context.train_micro_batch_size
         self.micro_batch_size = micro_batch_size(
-            settings.minibatch_size, limit, "stage.minibatch_size"
+            settings.minibatch_size, context.train_micro_batch_size, "stage.minibatch_size"
         )
         self.scorer = RewardModelScorer(reward_model, context.score_micro_batch_size)
         self.reward_model = reward_model
@@ -211,10 +210,8 @@ class PPO(L.LightningModule):
         )
         kl = kl_k1(rollout.old_logprobs, rollout.ref_logprobs)
         rewards = per_token_rewards(scores, kl, mask, self.kl_coef)
-        gamma, gae_lambda = self.options.gamma, self.options.gae_lambda
-        advantages, returns = gae(
-            rewards, rollout.old_values, mask, gamma=gamma, gae_lambda=gae_lambda
-        )
+        discounts = {"gamma": self.options.gamma, "gae_lambda": self.options.gae_lambda}
+        advantages, returns = gae(rewards, rollout.old_values, mask, **discounts)
         return Experience(
             rollout.sequences,
             rollout.old_logprobs,
@@ -242,23 +239,17 @@ class PPO(L.LightningModule):
         self._step(1, "value", averages)
 
     def _policy_backward(self, batch: Experience, tokens: Tensor, averages: Averages) -> None:
-        mask = batch.sequences.response_mask
+        mask, clip = batch.sequences.response_mask, self.options.clip_range
         logprobs = self.policy(batch.sequences, temperature=self.options.temperature)
-        clip_range = self.options.clip_range
-        loss = policy_loss_terms(
-            logprobs, batch.old_logprobs, batch.advantages, clip_range=clip_range
-        )
+        loss = policy_loss_terms(logprobs, batch.old_logprobs, batch.advantages, clip_range=clip)
         self.manual_backward(masked_sum(loss, mask) / tokens)
         averages.add("policy/loss", loss, mask)
-        policy_metrics(averages, logprobs, batch, clip_range)
+        policy_metrics(averages, logprobs, batch, clip)
 
     def _value_backward(self, batch: Experience, tokens: Tensor, averages: Averages) -> None:
-        mask = batch.sequences.response_mask
+        mask, clip = batch.sequences.response_mask, self.options.value_clip_range
         values = self.value_model.values(batch.sequences)
-        clip_range = self.options.value_clip_range
-        loss = value_loss_terms(
-            values, batch.old_values, batch.returns, value_clip_range=clip_range
-        )
+        loss = value_loss_terms(values, batch.old_values, batch.returns, value_clip_range=clip)
         self.manual_backward(masked_sum(loss, mask) / tokens)
         averages.add("value/loss", loss, mask)
 
