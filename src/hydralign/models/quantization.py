@@ -51,8 +51,8 @@ def quantize_(model: PreTrainedModel, quantization: Quantization) -> None:
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear | Conv1D) and layer is not head:
             model.set_submodule(name, _quantized(layer, quantization))
-    model.is_loaded_in_4bit = quantization.kind == "nf4"  # what PEFT looks at
-    model.is_loaded_in_8bit = quantization.kind == "int8"
+    for kind, flag in (("nf4", "is_loaded_in_4bit"), ("int8", "is_loaded_in_8bit")):
+        setattr(model, flag, quantization.kind == kind)  # what PEFT looks at
 
 
 def _quantized(layer: nn.Linear | Conv1D, quantization: Quantization) -> nn.Module:

@@ -65,6 +65,6 @@ def in_chunks(
     """
     if size is None:
         return function(states, ids)
-    pieces = zip(states.split(size), ids.split(size), strict=True)
+    pieces = zip(torch.split(states, size), torch.split(ids, size), strict=True)
     once_more = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
     return torch.cat([once_more(function, s, i) for s, i in pieces])

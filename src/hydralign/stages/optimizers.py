@@ -61,5 +61,5 @@ def _fused_adamw(parameters: list[nn.Parameter], **settings: Any) -> AdamW:
     """Build an AdamW that goes over all parameters in one pass instead of some for each."""
     optimizer = AdamW(parameters, fused=True, **settings)
     # It could undo the scaling of fp16 gradients, so Lightning would not clip them. We use no fp16.
-    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    optimizer._step_supports_amp_scaling = False
     return optimizer
