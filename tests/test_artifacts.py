@@ -138,7 +138,7 @@ def test_half_written_artifacts_are_never_found(tmp_path):
 
 
 def test_what_does_not_fit_is_listed_with_the_command_that_makes_what_does(tmp_path):
-    for field in ("base", "quantization", "lora", "template"):
+    for field in ("base", "quantization", "lora", "template", "stopped_after"):
         other = dataclasses.replace(LINEAGE, **{field: "other"})
         write(tmp_path / field / "artifact", "w", lineage=other)
     with pytest.raises(UserError) as caught:

@@ -36,7 +36,7 @@ MODULES = {
     "model_source": {"data", "data_source", "inputs", "models"},
     "build": {*ROOMS, "batch_plan", "config", "data_source", "inputs", "model_source"}
     - {"rewards", "rl"},
-    "run": {"build", "artifacts", "inputs", "models", "summary"},
+    "run": {"build", "artifacts", "data_source", "inputs", "models", "summary"},
 }
 ALLOWED = {**ROOMS, **MODULES, "train": {"checks", "cli", "config", "run"}}
 ANYWHERE = {"errors"}

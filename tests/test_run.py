@@ -30,6 +30,7 @@ CHAIN = [
     "stage.reward.steps=2",
     "stage.reward.batch_size=2",
     "stage.ppo.rollouts=3",
+    "stage.ppo.value_warmup_rollouts=1",
     "stage.ppo.rollout_batch_size=4",
     "stage.ppo.minibatch_size=2",
     "stage.ppo.ppo_epochs=2",

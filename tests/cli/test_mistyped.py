@@ -120,7 +120,7 @@ def test_a_value_out_of_bounds_is_told_before_anything_is_read(typed, mistyped, 
         ),
         (["stage=rlhf", "stage.chain=[sft,rewrd]"], "stage.rewrd does not exist. Did you mean "),
         (["stage=ppo", "stage.minibatch_size=24"], "stage: minibatch_size=24 does not divide "),
-        (["stage=ppo", "stage.rollouts=2"], "stage: value_warmup_rollouts=2 leaves the policy "),
+        (["stage=ppo", "stage.rollouts=2"], "stage: value_warmup_rollouts=4 leaves the policy "),
         (["stage=sft", "hardware.devices=2"], "hardware.devices=2: a run uses one device so far."),
         (
             ["stage=sft", "model=tiny", "model.dtype=bfloat16"],

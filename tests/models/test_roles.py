@@ -135,7 +135,7 @@ def test_what_saves_memory_changes_neither_logprobs_nor_gradients(make_toys, kin
         if sparing:
             policy.network.checkpoint_activations()
             policy.chunk_size = 2
-        passes, chunks = [], []
+        passes, chunks, groups = [], [], len(list(sequences.length_groups(roles_module.GROUP_SIZE)))
         layer = policy.network.language_model.base_model.layers[0]
         layer.mlp.register_forward_pre_hook(lambda *_, to=passes: to.append(1))
         head = policy.network.language_model.lm_head
@@ -144,9 +144,9 @@ def test_what_saves_memory_changes_neither_logprobs_nor_gradients(make_toys, kin
         logprobs.square().sum().backward()
         found.append((logprobs, [parameter.grad for parameter in policy.trained_parameters()]))
         tokens = int(sequences.response_mask.sum())
-        assert len(passes) == (2 if sparing else 1)
+        assert len(passes) == (2 * groups if sparing else groups)
         assert (max(chunks), sum(chunks)) == ((2, 2 * tokens) if sparing else (tokens, tokens))
-    assert_close(*found, rtol=1e-5, atol=1e-6)
+    assert_close(*found, rtol=1e-3, atol=1e-5)  # sums in another order
     assert max(gradient.abs().max() for gradient in found[0][1]) > 1e-2
 
 
