@@ -105,6 +105,8 @@ def build_pieces(
     roles = build_roles(cfg, stage, inputs, len(codec.tokenizer))
     module = stage(settings, context, **roles)
     log.info("Batch plan: %s.", module.batch_plan(data))
+    if cfg.stop_after:
+        log.info("It ends after %d of them: stop_after.", cfg.stop_after)
     trainer = build_trainer(cfg, module, data, context, held_out, run_dir)
     return Pieces(module, data, trainer, codec, template_hash(codec.tokenizer, cfg.data.template))
 
