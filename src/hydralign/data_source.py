@@ -126,4 +126,6 @@ class DataSource:
 
 def drawn(records: list[Any], most: int | None) -> list[Any]:
     """Draw at most that many records at random: the first of a sorted file are no sample."""
-    return records if most is None else random.Random(0).sample(records, min(most, len(records)))
+    if most is None or most >= len(records):
+        return records
+    return random.Random(0).sample(records, most)
