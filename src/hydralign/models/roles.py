@@ -25,6 +25,9 @@ of five, and padded tokens cost as much as real ones."""
 class Network(nn.Module):
     """A transformer up to its last hidden states, owned by one role."""
 
+    checkpoints = False
+    """Whether activations are computed anew in the backward pass."""
+
     def __init__(self, language_model: PreTrainedModel, *, trained: bool) -> None:
         """Take the network over.
 
@@ -34,7 +37,6 @@ class Network(nn.Module):
         """
         super().__init__()
         self.language_model = language_model.requires_grad_(trained)
-        self.checkpoints = False
 
     def prepare(self) -> None:
         """Do what must precede a forward pass; nothing, where the network is the role's own."""
@@ -84,7 +86,6 @@ class AdapterNetwork(Network):
         """
         nn.Module.__init__(self)
         self.language_model = adapters.language_model
-        self.checkpoints = False
         self.adapters = adapters
         self.name = name
 
@@ -109,16 +110,13 @@ class TokenStats(NamedTuple):
 class TextRole(nn.Module):
     """A role that writes: policy or reference."""
 
-    def __init__(self, network: Network, chunk_size: int | None = None) -> None:
-        """Wrap a network that has an LM head.
+    chunk_size: int | None = None
+    """Tokens whose logits may stand in memory at once; None is all."""
 
-        Args:
-            network: to wrap.
-            chunk_size: tokens whose logits may stand in memory at once; None is all.
-        """
+    def __init__(self, network: Network) -> None:
+        """Wrap a network that has an LM head."""
         super().__init__()
         self.network = network
-        self.chunk_size = chunk_size
 
     def forward(self, sequences: Sequences, *, temperature: float = 1.0) -> Tensor:
         """Return (b, r) the log-prob of each counted response token; 0 outside the mask.
