@@ -18,6 +18,7 @@ ROOMS = {
     "models": {"rl"},
     "rollout": {"data", "models", "rl"},
     "rewards": {"models", "rollout", "rl"},
+    "planning": {"models", "rl"},
     "stages": {"data", "models", "rollout", "rewards", "rl"},
     "callbacks": {"data", "models", "rollout", "stages"},
 }
@@ -33,18 +34,23 @@ MODULES = {
     "checks": {"batch_plan", "config", "data", "inputs"},
     "explain": {"data"},
     "cli": {"explain"},
-    "model_source": {"data", "data_source", "inputs", "models"},
-    "build": {*ROOMS, "batch_plan", "config", "data_source", "inputs", "model_source"}
-    - {"rewards", "rl"},
-    "run": {"build", "artifacts", "data_source", "inputs", "models", "summary"},
+    "model_source": {"data", "data_source", "inputs", "models", "planning"},
+    "planner": {"memory", "model_source", "planning"},
+    "build": {*ROOMS, "artifacts", "batch_plan", "config", "data_source", "inputs", "model_source"}
+    | {"planner"} - {"rewards", "rl"},
+    "run": {"build", "artifacts", "data_source", "inputs", "memory", "models", "summary"},
 }
 ALLOWED = {**ROOMS, **MODULES, "train": {"checks", "cli", "config", "run"}}
 ANYWHERE = {"errors"}
 """What every room but the maths may import."""
-SMALL = {"stages": {"batch_plan", "memory", "summary"}, "callbacks": {"memory", "summary"}}
+SMALL = {
+    "planning": {"batch_plan"},
+    "stages": {"batch_plan", "memory", "summary"},
+    "callbacks": {"memory", "summary"},
+}
 """Small modules of no room's own, and who may use them."""
 KNOW_HYDRA = {"config", "build", "inputs", "run", "cli", "checks", "explain"}
-KNOW_HYDRA |= {"data_source", "model_source"}
+KNOW_HYDRA |= {"data_source", "model_source", "planner"}
 
 
 def room(path):

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from hydralign import config
+from hydralign.artifacts import write_json
 from hydralign.batch_plan import largest_divisor, micro_batch_size
 from hydralign.callbacks.progress import StageProgressBar
 from hydralign.callbacks.samples import SampleTable
@@ -28,15 +29,14 @@ from hydralign.errors import UserError
 from hydralign.inputs import stage_name
 from hydralign.model_source import build_codec, build_roles
 from hydralign.models.codec import Codec
+from hydralign.planner import WATCHED_PROMPTS, Planner, longest_of
+from hydralign.planning.plan import MemoryPlan
 from hydralign.stages.context import StageContext
 
 log = logging.getLogger(__name__)
 
 SIDE_PROMPTS = 256
 """Training prompts for a stage whose own batches hold none."""
-
-WATCHED_PROMPTS = 8
-"""Held-out prompts whose responses are shown again and again."""
 
 
 def stage_class(cfg: DictConfig) -> tuple[Any, Any]:
@@ -74,6 +74,7 @@ class Pieces:
     trainer: L.Trainer
     codec: Codec
     template_hash: str
+    plan: MemoryPlan
 
 
 def build_pieces(
@@ -102,13 +103,33 @@ def build_pieces(
         "Sample, what is learned in brackets:\n%s", preview(data.examples.train[0], codec.tokenizer)
     )
     context, held_out = build_context(cfg, stage, data, source, codec)
+    plan = plan_run(cfg, stage, settings, data, run_dir)
     roles = build_roles(cfg, stage, inputs, len(codec.tokenizer))
     module = stage(settings, context, **roles)
     log.info("Batch plan: %s.", module.batch_plan(data))
     if cfg.stop_after:
         log.info("It ends after %d of them: stop_after.", cfg.stop_after)
     trainer = build_trainer(cfg, module, data, context, held_out, run_dir)
-    return Pieces(module, data, trainer, codec, template_hash(codec.tokenizer, cfg.data.template))
+    hashed = template_hash(codec.tokenizer, cfg.data.template)
+    return Pieces(module, data, trainer, codec, hashed, plan)
+
+
+def plan_run(
+    cfg: DictConfig, stage: Any, settings: Any, data: RecordDataModule, run_dir: Path
+) -> MemoryPlan:
+    """Plan the memory before any weight is loaded, say what it comes to and keep it.
+
+    Raises:
+        UserError: if there is not that much.
+    """
+    lengths = longest_of(data.examples.train, cfg.data.max_response_tokens)
+    planner = Planner(cfg, stage, settings, lengths)
+    plan = planner.plan()
+    log.info("Memory plan: %s.", plan.summary())
+    planner.check_fits(plan)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_json(run_dir / "plan.json", plan.as_json())
+    return plan
 
 
 def build_data(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +38,27 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: on the first mistake.
     """
+    check_settings(cfg)
+    finished: dict[str, Path] = {}
+    for where, stage in _stages(cfg):
+        find_inputs(cfg, outline(stage["_target_"]), read_settings(stage, where), finished, where)
+        finished[where.rpartition(".")[2]] = Path("of this run")
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Check what a config says, whether or not the artifacts are there that it starts from.
+
+    Raises:
+        UserError: on the first mistake.
+    """
     for key in OmegaConf.missing_keys(cfg):
         raise UserError(f"{key} is not set: {key}=VALUE.")
     _check_keys(cfg)
     _check_values(cfg)
     _check_model(cfg.model)
     _check_data(cfg.data)
-    finished: dict[str, Path] = {}
     for where, stage in _stages(cfg):
-        _check_stage(cfg, stage, where, finished)
-        finished[where.rpartition(".")[2]] = Path("of this run")
+        _check_stage(cfg, stage, where)
 
 
 def check_machine(cfg: DictConfig) -> None:
@@ -167,10 +178,8 @@ def _check_data(data: DictConfig) -> None:
         check_file(data.source.path)
 
 
-def _check_stage(
-    cfg: DictConfig, stage: DictConfig, where: str, finished: Mapping[str, Path]
-) -> None:
-    """Check one stage against the data, the machine and the artifacts that it starts from."""
+def _check_stage(cfg: DictConfig, stage: DictConfig, where: str) -> None:
+    """Check one stage against the data and the machine."""
     settings, said = read_settings(stage, where), outline(stage["_target_"])
     if hasattr(settings, "schedule"):
         _check_word(f"{where}.schedule", settings.schedule, SCHEDULES)
@@ -181,4 +190,3 @@ def _check_stage(
         micro_batch_size(settings.minibatch_size, limit, f"{where}.minibatch_size")
     elif said.records[:1] == ("demonstration",):
         micro_batch_size(settings.batch_size, limit, f"{where}.batch_size")
-    find_inputs(cfg, said, settings, finished, where)

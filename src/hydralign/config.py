@@ -38,7 +38,7 @@ class ModelConfig:
     source: str | None = None
     """Hub id or local folder; null builds `architecture` from scratch."""
     architecture: dict[str, Any] | None = None
-    """`model_type` and fields of a Hugging Face config."""
+    """`model_type` and fields of a Hugging Face config; beside `source`, for the memory plan."""
     vocab_size: int | None = None
     """Of a tokenizer trained on the data's own training texts; null takes the source's."""
     dtype: str = "float32"
@@ -106,6 +106,8 @@ class HardwareConfig:
     """Compute activations within layers anew in the backward pass instead of keeping them."""
     logprob_chunk_size: int | None = None
     """Tokens whose logits stand in memory at once; null is all of a micro-batch."""
+    memory_gb: float | None = None
+    """What a run may take; a plan above it is refused. null is what the machine has."""
     optimizer: str = "adamw"
     """adamw, adamw_8bit, paged_adamw or paged_adamw_8bit. 8 bits round Adam's averages."""
 

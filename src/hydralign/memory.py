@@ -1,14 +1,49 @@
-"""How much memory a run has taken."""
+"""How much memory a process takes, has taken at most, and could take."""
 
-import resource
 import sys
+from pathlib import Path
 
+import psutil
 import torch
+
+CLEAR_PEAK = "5"
+"""What Linux wants to be told: see proc(5), clear_refs."""
 
 
 def peak_memory_gb() -> float:
     """Return the peak so far in GB: reserved on the accelerator, or resident without one."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         return torch.cuda.max_memory_reserved() / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return _peak_resident_bytes() / 1e9
+
+
+def forget_peak() -> None:
+    """Begin anew with the peak, where the system can (Linux and CUDA)."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    elif sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text(CLEAR_PEAK)
+
+
+def resident_bytes() -> int:
+    """Return what the process has in main memory now."""
+    return psutil.Process().memory_info().rss
+
+
+def free_bytes(*, on_gpu: bool) -> int:
+    """Return what this process could still take.
+
+    Args:
+        on_gpu: of the card, else of main memory.
+    """
+    return torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
+
+
+def _peak_resident_bytes() -> int:
+    if sys.platform == "linux":  # getrusage would not forget
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -11,12 +11,13 @@ from hydralign.data.pypi import cache_folder
 from hydralign.data_source import DataSource
 from hydralign.inputs import read_manifest
 from hydralign.models.adapters import LoraShape
-from hydralign.models.assembly import StartingPoint, adapter_roles, own_roles
+from hydralign.models.assembly import StartingPoint, adapter_roles, own_roles, save_memory
 from hydralign.models.codec import Codec, make_codec
-from hydralign.models.loading import BaseModel, load_tokenizer
+from hydralign.models.loading import BaseModel, find_config, load_tokenizer
 from hydralign.models.quantization import Quantization
-from hydralign.models.roles import Role, TextRole
+from hydralign.models.roles import Role
 from hydralign.models.tiny_tokenizer import trained_tokenizer
+from hydralign.planning.fake_roles import FakeBase
 
 
 def build_codec(model: DictConfig, source: DataSource, inputs: Mapping[str, Path]) -> Codec:
@@ -34,38 +35,53 @@ def build_roles(
     cfg: DictConfig, stage: Any, inputs: Mapping[str, Path], vocab_size: int
 ) -> dict[str, Role]:
     """Build the roles that a stage asks for, on one base or each on its own network."""
-    model, base = cfg.model, _base_model(cfg.model)
+    model, base = cfg.model, _base_model(cfg.model, _device(cfg.hardware.accelerator))
     starts = {name: _starting_point(path) for name, path in inputs.items()}
     size: dict[str, int] = {"vocab_size": vocab_size, "seed": cfg.seed}
     if model.lora is None:
         roles = own_roles(base, stage.roles, starts, **size)
     else:
         roles = adapter_roles(base, _lora_shape(model.lora), stage.roles, starts, **size)
-    _save_memory(roles, cfg.hardware)
+    save_memory(
+        roles,
+        checkpoints=cfg.hardware.gradient_checkpointing,
+        chunk_size=cfg.hardware.logprob_chunk_size,
+    )
     return roles
 
 
-def _base_model(model: DictConfig) -> BaseModel:
-    architecture: Any = model.architecture and OmegaConf.to_container(model.architecture)
+def describe_model(model: DictConfig) -> tuple[FakeBase, LoraShape | None]:
+    """Return the network without its weights, and the shape of its adapters."""
+    config = find_config(model.source, _architecture(model), model.vocab_size)
+    base = FakeBase(config, getattr(torch, model.dtype), _quantization(model))
+    return base, None if model.lora is None else _lora_shape(model.lora)
+
+
+def _base_model(model: DictConfig, device: str) -> BaseModel:
     dtype = getattr(torch, model.dtype)
-    quantization = None
-    if model.quantization != "none":
-        quantization = Quantization(model.quantization, dtype, model.double_quantization)
-    return BaseModel(model.source, architecture, dtype, quantization)
+    return BaseModel(model.source, _architecture(model), dtype, _quantization(model), device)
+
+
+def _architecture(model: DictConfig) -> Any:
+    return model.architecture and OmegaConf.to_container(model.architecture)
+
+
+def _quantization(model: DictConfig) -> Quantization | None:
+    if model.quantization == "none":
+        return None
+    dtype = getattr(torch, model.dtype)
+    return Quantization(model.quantization, dtype, model.double_quantization)
+
+
+def _device(accelerator: str) -> str:
+    """Return where weights are quantised: on the card, if one is used."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return "cpu" if accelerator == "cpu" or found is None else f"{found.type}:0"
 
 
 def _lora_shape(lora: DictConfig) -> LoraShape:
     targets = lora.target_modules
     return LoraShape(lora.rank, lora.alpha, targets if isinstance(targets, str) else tuple(targets))
-
-
-def _save_memory(roles: Mapping[str, Role], hardware: DictConfig) -> None:
-    """Let roles compute some things twice instead of keeping them, as the machine wants it."""
-    for role in roles.values():
-        if hardware.gradient_checkpointing:
-            role.network.checkpoint_activations()
-        if isinstance(role, TextRole):
-            role.chunk_size = hardware.logprob_chunk_size
 
 
 def _starting_point(path: Path) -> StartingPoint:

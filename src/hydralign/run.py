@@ -29,6 +29,7 @@ from hydralign.inputs import (
     read_manifest,
     stage_name,
 )
+from hydralign.memory import forget_peak, peak_memory_gb
 from hydralign.models.roles import ScalarRole
 from hydralign.models.saving import save_role
 from hydralign.summary import final_table, samples_markdown, samples_table
@@ -114,11 +115,17 @@ def run_stage(
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     pieces = build.build_pieces(cfg, source, stage_class, settings, inputs, run_dir)
     trainer = pieces.trainer
+    forget_peak()
     trainer.fit(pieces.stage, pieces.data)
     if is_overridden("validation_step", pieces.stage):
         trainer.validate(pieces.stage, pieces.data, verbose=False)
     trainer.test(pieces.stage, pieces.data, verbose=False)
-    figures = {**pieces.stage.figures, f"{name}/seconds": time.perf_counter() - started}
+    figures = {
+        **pieces.stage.figures,
+        f"{name}/seconds": time.perf_counter() - started,
+        f"{name}/planned_memory_gb": pieces.plan.peak_gb,
+        f"{name}/peak_memory_gb": peak_memory_gb(),
+    }
     _save(cfg, pieces, inputs, figures, fingerprint, run_dir)
     log.info("\n%s", final_table(figures))
     return figures[stage_class.headline]

@@ -197,7 +197,7 @@ def test_help_lists_every_group_and_key(typed, capsys, chosen):
     assert typed(*chosen, flags=["--help"]) == 0
     printed = capsys.readouterr().out
     assert "\nstage: ppo, reward, rlhf, sft\n" in printed
-    assert "\nhardware: cpu, gpu_12gb\n" in printed
+    assert "\nhardware: cpu, gpu_12gb, gpu_16gb, gpu_24gb, gpu_8gb\n" in printed
     assert "\nmodel: gpt2, llama3.1_8b_lora," in printed
     assert "train_micro_batch_size: 64" in printed
     assert ("kl_coef: " in printed) == (chosen == [])  # the chain shows the keys of all stages

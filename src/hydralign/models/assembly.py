@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,13 +13,23 @@ from hydralign.errors import UserError
 from hydralign.models.adapters import AdapterSet, LoraShape
 from hydralign.models.heads import ScalarHead
 from hydralign.models.loading import (
-    BaseModel,
     is_scorer,
     load_adapter,
     load_language_model,
     load_scorer,
 )
 from hydralign.models.roles import AdapterNetwork, Network, Role, ScalarRole, TextRole
+
+
+class Base(Protocol):
+    """What roles start from that start from no artifact: a `BaseModel`, or a stand-in."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights."""
+
+    def load(self, vocab_size: int, seed: int) -> PreTrainedModel:
+        """Return the network, a new one at each call."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,7 @@ class StartingPoint:
 
 
 def own_roles(
-    base: BaseModel,
+    base: Base,
     specs: Mapping[str, RoleSpec],
     starts: Mapping[str, StartingPoint],
     *,
@@ -77,7 +88,7 @@ def own_roles(
 
 
 def adapter_roles(
-    base: BaseModel,
+    base: Base,
     shape: LoraShape,
     specs: Mapping[str, RoleSpec],
     starts: Mapping[str, StartingPoint],
@@ -106,6 +117,21 @@ def adapter_roles(
         adapters.add(name, trained=spec.trained, weights=weights, seed=seed)
         roles[name] = _role(AdapterNetwork(adapters, name), spec, start, head_weight, seed)
     return roles
+
+
+def save_memory(roles: Mapping[str, Role], *, checkpoints: bool, chunk_size: int | None) -> None:
+    """Let roles compute some things twice instead of keeping them.
+
+    Args:
+        roles: changed in place.
+        checkpoints: whether activations within layers are computed anew in the backward pass.
+        chunk_size: tokens whose logits may stand in memory at once; None is all.
+    """
+    for role in roles.values():
+        if checkpoints:
+            role.network.checkpoint_activations()
+        if isinstance(role, TextRole):
+            role.chunk_size = chunk_size
 
 
 def _role(

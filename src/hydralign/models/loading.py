@@ -38,6 +38,8 @@ class BaseModel:
     dtype: torch.dtype
     quantization: Quantization | None = None
     """Of its linear layers, if it is frozen."""
+    device: str = "cpu"
+    """Where what is quantised goes to at once: it should be quantised there, too."""
 
     def load(self, vocab_size: int, seed: int) -> PreTrainedModel:
         """Load the causal language model, or draw its weights at random.
@@ -59,30 +61,61 @@ class BaseModel:
         if self.quantization is None:
             return load_language_model(self.source, self.dtype)
         quantized = self.quantization.for_loading()  # weight by weight: never all of them in full
-        return load_language_model(self.source, self.dtype, quantization_config=quantized)
+        return load_language_model(
+            self.source, self.dtype, quantization_config=quantized, device_map={"": self.device}
+        )
 
     def _from_scratch(self, vocab_size: int, seed: int) -> PreTrainedModel:
-        config = _config_of({**(self.architecture or {}), "vocab_size": vocab_size})
+        config = config_of({"vocab_size": vocab_size, **(self.architecture or {})})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(config, dtype=self.dtype)
         if self.quantization is not None:
-            quantize_(model, self.quantization)
+            quantize_(model, self.quantization, self.device)
         return model
 
 
-def _config_of(architecture: dict[str, Any]) -> PreTrainedConfig:
-    """Make the config of a network from scratch."""
-    model_type = architecture.pop("model_type", "")
+def config_of(architecture: Mapping[str, Any]) -> PreTrainedConfig:
+    """Make the config of a network from its fields.
+
+    Args:
+        architecture: `model_type`, and what differs from that type's defaults.
+
+    Raises:
+        UserError: if there is no such type, or a field is none of its.
+    """
+    fields = dict(architecture)
+    model_type = fields.pop("model_type", "")
     if model_type not in CONFIG_MAPPING:
         close = closest(str(model_type), CONFIG_MAPPING) or "llama"
         raise UserError(
             f"model.architecture.model_type={model_type} does not exist. Did you mean {close}?"
         )
     try:
-        return AutoConfig.for_model(model_type, **architecture)
+        return AutoConfig.for_model(model_type, **fields)
     except (StrictDataclassError, TypeError, ValueError) as error:
         raise UserError(f"model.architecture: {str(error).splitlines()[-1].strip()}") from error
+
+
+def find_config(
+    source: str | None, architecture: Mapping[str, Any] | None, vocab_size: int | None
+) -> PreTrainedConfig:
+    """Find a network's config without its weights, and without a connection where that can be.
+
+    Args:
+        source: hub id or local folder; None is from scratch.
+        architecture: its fields; beside a hub id, what they are taken for until it is downloaded.
+        vocab_size: of a tokenizer that is trained on the data.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if source is None:
+        return config_of({"vocab_size": vocab_size, **(architecture or {})})
+    try:
+        return AutoConfig.from_pretrained(source, local_files_only=True)
+    except (OSError, ValueError):
+        return config_of(architecture) if architecture else _from_pretrained(AutoConfig, source)
 
 
 def load_language_model(source: str, dtype: torch.dtype, **options: Any) -> PreTrainedModel:

@@ -40,22 +40,25 @@ class Quantization:
         )
 
 
-def quantize_(model: PreTrainedModel, quantization: Quantization) -> None:
+def quantize_(model: PreTrainedModel, quantization: Quantization, device: str = "cpu") -> None:
     """Quantise the linear layers of a network that is in memory already.
 
     Args:
         model: changed in place; its LM head stays as it is.
         quantization: how.
+        device: where the quantised layers go.
     """
     head = model.get_output_embeddings()
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear | Conv1D) and layer is not head:
-            model.set_submodule(name, _quantized(layer, quantization))
+            model.set_submodule(name, _quantized(layer, quantization, device))
     for kind, flag in (("nf4", "is_loaded_in_4bit"), ("int8", "is_loaded_in_8bit")):
         setattr(model, flag, quantization.kind == kind)  # what PEFT looks at
 
 
-def _quantized(layer: nn.Linear | Conv1D, quantization: Quantization) -> nn.Module:
+def _quantized(
+    layer: nn.Linear | Conv1D, quantization: Quantization, device: str = "cpu"
+) -> nn.Module:
     import bitsandbytes as bnb
 
     weight = layer.weight.detach()
@@ -75,9 +78,9 @@ def _quantized(layer: nn.Linear | Conv1D, quantization: Quantization) -> nn.Modu
                 quant_type="nf4",
                 module=new,
             )
-    new.weight = parameter.to(weight.device)  # this is what quantises
+    new.weight = parameter.to(device)  # this is what quantises
     if has_bias:
-        new.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
+        new.bias = nn.Parameter(layer.bias.detach().to(device), requires_grad=False)
     return new
 
 
@@ -108,11 +111,11 @@ def guard_quantized_(model: nn.Module) -> int:
 
 
 def _int8_product(layer: Any, x: Tensor) -> Tensor:
-    product: Tensor = _Int8Product.apply(x, layer.weight.data, layer.scale)
+    product: Tensor = Int8Product.apply(x, layer.weight.data, layer.scale)
     return product if layer.bias is None else product + layer.bias.to(product.dtype)
 
 
-class _Int8Product(torch.autograd.Function):
+class Int8Product(torch.autograd.Function):
     """x (..., n_in) times a weight (n_out, n_in) of 8 bits with a scale per row, (n_out, 1).
 
     The weight stands in full only while it is used, in the backward pass once more.
@@ -120,11 +123,13 @@ class _Int8Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+        """Return (..., n_out)."""
         ctx.save_for_backward(weight, scale)
         return x @ (weight * scale).to(x.dtype).T
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient of x."""
         weight, scale = ctx.saved_tensors
         return gradients[0] @ (weight * scale).to(gradients[0].dtype), None, None
 

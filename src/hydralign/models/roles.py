@@ -176,10 +176,10 @@ class TextRole(nn.Module):
         self, function: Callable[[Tensor, Tensor], Tensor], sequences: Sequences
     ) -> Tensor:
         """Apply a function to states and ids of the n counted tokens: the LM head sees no other."""
-        mask = sequences.response_mask
         # Flat before the product: a strided (b, r, d) slice would make it a slow batched one.
-        states = _before_response(self.network, sequences)[mask]
-        return in_chunks(function, states, sequences.response_ids[mask], self.chunk_size)
+        states = sequences.counted(_before_response(self.network, sequences))
+        ids = sequences.counted(sequences.response_ids)
+        return in_chunks(function, states, ids, self.chunk_size)
 
 
 class ScalarRole(nn.Module):

@@ -65,6 +65,14 @@ class Sequences:
             used = self.attention_mask[rows].any(dim=0).nonzero()
             yield rows, slice(int(used[0]), int(used[-1]) + 1)
 
+    def counted(self, tensor: Tensor) -> Tensor:
+        """Return (n, ...) what stands at the n counted response tokens.
+
+        Args:
+            tensor: (b, r, ...)
+        """
+        return tensor[self.response_mask]
+
     def to(self, device: torch.device | str) -> "Sequences":
         """Return the same batch on another device."""
         return Sequences(*(getattr(self, field.name).to(device) for field in fields(self)))

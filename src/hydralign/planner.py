@@ -1,0 +1,141 @@
+"""A config's memory plan: what its stage will take, whether that fits, and what would make it."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from hydralign.errors import UserError
+from hydralign.memory import free_bytes, resident_bytes
+from hydralign.model_source import describe_model
+from hydralign.planning.dry_run import PHASE_KINDS, Workload
+from hydralign.planning.plan import CARD_OVERHEAD_GB, MemoryPlan, plan_memory
+from hydralign.planning.remedies import Remedy, remedies
+
+WATCHED_PROMPTS = 8
+"""Held-out prompts whose responses are shown again and again."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of the longest texts, padding left out."""
+
+    prompt: int
+    response: int
+
+
+def longest(data: DictConfig, kind: str) -> Lengths:
+    """Return what a data config lets through, for a plan before anything is read.
+
+    Args:
+        data: the config.
+        kind: of record that the stage trains on.
+    """
+    ranked = data.max_comparison_tokens if kind == "comparison" else None
+    return Lengths(data.max_prompt_tokens, ranked or data.max_response_tokens)
+
+
+def longest_of(examples: Sequence[Any], sampled_tokens: int) -> Lengths:
+    """Return what a stage will really see.
+
+    Args:
+        examples: that it trains on.
+        sampled_tokens: of the longest response, where it is yet to be sampled.
+    """
+    prompt = max(len(example.prompt_ids) for example in examples)
+    response = max(example.length - len(example.prompt_ids) for example in examples)
+    return Lengths(prompt, response or sampled_tokens)
+
+
+class Planner:
+    """Plans one stage of a config; nothing is loaded."""
+
+    def __init__(self, cfg: DictConfig, stage: Any, settings: Any, lengths: Lengths) -> None:
+        """Read the config.
+
+        Args:
+            cfg: of the run.
+            stage: its class.
+            settings: its hyperparameters.
+            lengths: of its records.
+        """
+        self.cfg = cfg
+        self.specs = stage.roles
+        self.work = _workload(cfg, stage, settings, lengths)
+        self.base, self.shape = describe_model(cfg.model)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the plan is about a card rather than main memory."""
+        return self.cfg.hardware.accelerator not in ("cpu", "auto")
+
+    def plan(self) -> MemoryPlan:
+        """Plan the stage as it is configured."""
+        return self._replan(self.work, PHASE_KINDS)
+
+    def smaller(self, plan: MemoryPlan) -> Iterator[tuple[Remedy, MemoryPlan]]:
+        """Yield settings of the hardware that take less and less, the present ones first.
+
+        Args:
+            plan: as it is configured.
+        """
+        return remedies(plan, self.work, self._replan)
+
+    def check_fits(self, plan: MemoryPlan) -> None:
+        """Check a plan against the machine.
+
+        Raises:
+            UserError: if there is too little memory. It names settings that would do.
+        """
+        limit = self.limit_gb()
+        if plan.peak_gb <= limit:
+            return
+        for remedy, smaller in self.smaller(plan):
+            if smaller.peak_gb <= limit:
+                advice = f"It fits with {remedy.overrides()}."
+                break
+        else:
+            advice = (
+                "No setting of hardware makes it fit: take model.quantization=nf4 with "
+                "model.lora, a smaller model, or shorter texts (data.max_prompt_tokens)."
+            )
+        raise UserError(
+            f"This run would take {plan.peak_gb:.1f} GB ({plan.peak.name}), and there are "
+            f"{limit:.1f} GB for it. {advice}\n"
+            "To try it all the same, say how much it may take: hardware.memory_gb=GB."
+        )
+
+    def limit_gb(self) -> float:
+        """Return what the run may take, in GB."""
+        if self.cfg.hardware.memory_gb is not None:
+            return self.cfg.hardware.memory_gb
+        free = free_bytes(on_gpu=self.on_gpu) / 1e9
+        return free - CARD_OVERHEAD_GB if self.on_gpu else free + resident_bytes() / 1e9
+
+    def _replan(self, work: Workload, kinds: Collection[str]) -> MemoryPlan:
+        plan = plan_memory(self.base, self.shape, self.specs, work, kinds)
+        return plan if self.on_gpu else plan.plus("process", resident_bytes())
+
+
+def _workload(cfg: DictConfig, stage: Any, settings: Any, lengths: Lengths) -> Workload:
+    hardware = cfg.hardware
+    step = getattr(settings, "minibatch_size", settings.batch_size)
+    limit = hardware.train_micro_batch_size
+    if stage.records[0] == "comparison":  # each has several responses
+        step = max(step, limit + 1)
+    # A stage that asks for no prompts answers only those that are watched.
+    answered = hardware.generation_batch_size if "prompt" in stage.records else WATCHED_PROMPTS
+    return Workload(
+        prompt_tokens=lengths.prompt,
+        response_tokens=lengths.response,
+        sampled_tokens=cfg.data.max_response_tokens,
+        train_rows=min(limit, step),
+        score_rows=hardware.score_micro_batch_size,
+        generation_rows=min(hardware.generation_batch_size, answered),
+        accumulates=step > limit,
+        mixed=hardware.precision == "bf16-mixed",
+        checkpoints=hardware.gradient_checkpointing,
+        chunk_size=hardware.logprob_chunk_size,
+        optimizer=hardware.optimizer,
+    )

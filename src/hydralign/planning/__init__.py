@@ -1,0 +1,1 @@
+"""How much memory a run will take: its passes, run dry on tensors without storage."""

@@ -1,0 +1,79 @@
+"""Which settings make a plan fit that does not."""
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hydralign.batch_plan import largest_divisor
+from hydralign.planning.dry_run import Workload
+from hydralign.planning.plan import MemoryPlan
+
+Replan = Callable[[Workload, Collection[str]], MemoryPlan]
+"""Plans a stage for another workload, looking at some kinds of phases only."""
+
+ROWS = {
+    "train": ("train_rows", "train_micro_batch_size"),
+    "score": ("score_rows", "score_micro_batch_size"),
+    "sample": ("generation_rows", "generation_batch_size"),
+}
+"""Rows of each kind of phase: as a workload and as the hardware config name them."""
+
+FEW_TOKENS = 256
+"""Logits of so many at a time take little, whatever the vocabulary."""
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A workload that takes less, with the hardware settings that lead to it."""
+
+    work: Workload
+    settings: dict[str, Any]
+
+    def overrides(self) -> str:
+        """Return the settings as they are typed."""
+        return " ".join(f"hardware.{k}={str(v).lower()}" for k, v in self.settings.items())
+
+    def smaller(self, kind: str) -> "Remedy | None":
+        """Take the next step down for a kind of phase; None if there is none.
+
+        Args:
+            kind: of the phase that takes most.
+        """
+        if kind == "train" and not self.work.checkpoints:
+            return self._with("checkpoints", "gradient_checkpointing", True)
+        if kind != "sample" and (self.work.chunk_size or FEW_TOKENS + 1) > FEW_TOKENS:
+            return self._with("chunk_size", "logprob_chunk_size", FEW_TOKENS)
+        field, setting = ROWS[kind]
+        rows = getattr(self.work, field)
+        if rows > 1:
+            return self._with(field, setting, largest_divisor(rows, rows // 2))
+        if self.work.optimizer == "adamw":
+            return self._with("optimizer", "optimizer", "paged_adamw")
+        return None
+
+    def _with(self, field: str, setting: str, value: Any) -> "Remedy":
+        work = replace(self.work, **{field: value})
+        return Remedy(work, self.settings | {setting: value})
+
+
+def remedies(
+    plan: MemoryPlan, work: Workload, replan: Replan
+) -> Iterator[tuple[Remedy, MemoryPlan]]:
+    """Yield ever smaller workloads, that of the plan first, until nothing more can be saved.
+
+    Args:
+        plan: of the workload.
+        work: to begin with.
+        replan: how another workload is planned.
+    """
+    remedy: Remedy | None = Remedy(work, {})
+    while remedy is not None:
+        yield remedy, plan
+        kind = plan.peak.kind
+        smaller = remedy.smaller(kind)
+        if smaller is not None:
+            resized = smaller.work.optimizer == remedy.work.optimizer
+            kinds = [kind] if resized else list(ROWS)
+            fresh = {phase.name: phase for phase in replan(smaller.work, kinds).phases}
+            plan = MemoryPlan(tuple(fresh.get(phase.name, phase) for phase in plan.phases))
+        remedy = smaller

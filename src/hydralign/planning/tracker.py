@@ -1,0 +1,98 @@
+"""Counts the bytes of tensors that are alive, and what they were at the peak."""
+
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class MemoryTracker(TorchDispatchMode):
+    """While entered, books the storage of every tensor that an operation makes, until it dies.
+
+    Views share a storage and count once. Within a `FakeTensorMode` nothing is allocated at all.
+    """
+
+    def __init__(self, vocab_size: int) -> None:
+        """Start with nothing booked.
+
+        Args:
+            vocab_size: what tells logits (..., v) from other activations.
+        """
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.alive: Counter[str] = Counter()
+        """Bytes by kind."""
+        self.at_peak: Counter[str] = Counter()
+        """The same at the moment when the sum was highest."""
+        self._kind = "activations"
+        self._booked: dict[int, tuple[int, str]] = {}
+        self._total = self._highest = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._book(leaf)
+        return result
+
+    @contextmanager
+    def making(self, kind: str) -> Iterator[None]:
+        """Book what is made meanwhile as a kind.
+
+        Args:
+            kind: such as `weights`.
+        """
+        before, self._kind = self._kind, kind
+        yield
+        self._kind = before
+
+    def rename(self, tensor: Tensor, kind: str) -> None:
+        """Book a tensor that is alive as another kind.
+
+        Args:
+            tensor: booked already.
+            kind: what it is from now on.
+        """
+        key = tensor.untyped_storage()._cdata
+        size, before = self._booked[key]
+        self._booked[key] = size, kind
+        self.alive[before] -= size
+        self.alive[kind] += size
+
+    def rename_gradient(self, parameter: Tensor) -> None:
+        """Book a parameter's gradient as one.
+
+        Args:
+            parameter: has a gradient.
+        """
+        assert parameter.grad is not None
+        self.rename(parameter.grad, "gradients")
+
+    def restart(self) -> None:
+        """Forget the peak so far."""
+        self._highest, self.at_peak = self._total, Counter(self.alive)
+
+    def _book(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._booked:
+            return
+        logits = self._kind == "activations" and tensor.shape[-1:] == (self.vocab_size,)
+        self._booked[key] = size, "logits" if logits else self._kind
+        self.alive[self._booked[key][1]] += size
+        self._total += size
+        weakref.finalize(storage, self._strike, key)
+        if self._total > self._highest:
+            self.restart()
+
+    def _strike(self, key: int) -> None:
+        size, kind = self._booked.pop(key)
+        self.alive[kind] -= size
+        self._total -= size
