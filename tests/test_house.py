@@ -35,7 +35,7 @@ MODULES = {
     "explain": {"data"},
     "cli": {"explain"},
     "model_source": {"data", "data_source", "inputs", "models", "planning"},
-    "planner": {"memory", "model_source", "planning"},
+    "planner": {"artifacts", "data", "memory", "model_source", "models", "planning", "rl"},
     "build": {*ROOMS, "artifacts", "batch_plan", "config", "data_source", "inputs", "model_source"}
     | {"planner"} - {"rewards", "rl"},
     "run": {"build", "artifacts", "data_source", "inputs", "memory", "models", "summary"},
@@ -44,7 +44,7 @@ ALLOWED = {**ROOMS, **MODULES, "train": {"checks", "cli", "config", "run"}}
 ANYWHERE = {"errors"}
 """What every room but the maths may import."""
 SMALL = {
-    "planning": {"batch_plan"},
+    "planning": {"batch_plan", "summary"},
     "stages": {"batch_plan", "memory", "summary"},
     "callbacks": {"memory", "summary"},
 }

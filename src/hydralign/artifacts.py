@@ -117,7 +117,7 @@ def write_artifact(folder: Path, manifest: Manifest, write: Callable[[Path], Non
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file aside, then rename it."""
-    aside = path.with_name(f"{path.name}.partial")
+    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         aside.write_text(json.dumps(values, indent=2) + "\n")
         os.replace(aside, path)

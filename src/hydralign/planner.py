@@ -1,11 +1,19 @@
 """A config's memory plan: what its stage will take, whether that fits, and what would make it."""
 
-from collections.abc import Collection, Iterator, Sequence
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
+from hydralign import models, planning, rl
+from hydralign.artifacts import digest, write_json
+from hydralign.data.pypi import cache_folder
 from hydralign.errors import UserError
 from hydralign.memory import free_bytes, resident_bytes
 from hydralign.model_source import describe_model
@@ -80,7 +88,7 @@ class Planner:
         Args:
             plan: as it is configured.
         """
-        return remedies(plan, self.work, self._replan)
+        return remedies(plan, self.work, self._replan, paged=self.on_gpu)
 
     def check_fits(self, plan: MemoryPlan) -> None:
         """Check a plan against the machine.
@@ -100,9 +108,10 @@ class Planner:
                 "No setting of hardware makes it fit: take model.quantization=nf4 with "
                 "model.lora, a smaller model, or shorter texts (data.max_prompt_tokens)."
             )
+        said = " (hardware.memory_gb)" if self.cfg.hardware.memory_gb is not None else ""
         raise UserError(
             f"This run would take {plan.peak_gb:.1f} GB ({plan.peak.name}), and there are "
-            f"{limit:.1f} GB for it. {advice}\n"
+            f"{limit:.1f} GB for it{said}. {advice}\n"
             "To try it all the same, say how much it may take: hardware.memory_gb=GB."
         )
 
@@ -114,8 +123,36 @@ class Planner:
         return free - CARD_OVERHEAD_GB if self.on_gpu else free + resident_bytes() / 1e9
 
     def _replan(self, work: Workload, kinds: Collection[str]) -> MemoryPlan:
-        plan = plan_memory(self.base, self.shape, self.specs, work, kinds)
+        asked = (self.base, self.shape, self.specs, work, tuple(kinds))
+        plan = remembered(lambda: plan_memory(*asked), asked)
         return plan if self.on_gpu else plan.plus("process", resident_bytes())
+
+
+def remembered(make: Callable[[], MemoryPlan], asked: Sequence[object]) -> MemoryPlan:
+    """Make a plan, or take it from the cache: a dry run takes seconds and always says the same.
+
+    Args:
+        make: makes it.
+        asked: all that decides what it says, but for the code, which counts too.
+    """
+    key = digest([*map(str, asked), _code()])
+    path = cache_folder() / "plans" / f"{key}.json"
+    if path.is_file():
+        return MemoryPlan.from_json(json.loads(path.read_text()))
+    plan = make()
+    with suppress(OSError):  # a full disk is no reason to stop here
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, plan.as_json())
+    return plan
+
+
+@cache
+def _code() -> str:
+    """Hash the code whose passes a dry run makes."""
+    folders = [Path(module.__path__[0]) for module in (planning, models, rl)]
+    files = sorted(path for folder in folders for path in folder.glob("*.py"))
+    versions = [f"{name} {version(name)}" for name in ("torch", "transformers", "peft")]
+    return digest([*(path.read_text() for path in files), *versions])
 
 
 def _workload(cfg: DictConfig, stage: Any, settings: Any, lengths: Lengths) -> Workload:

@@ -70,8 +70,25 @@ def markdown_cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", "<br>")
 
 
-def _render(*tables: Table) -> str:
-    console = Console(file=io.StringIO(), width=100)
+class Row(NamedTuple):
+    """A row of text."""
+
+    cells: Sequence[str]
+    bold: bool = False
+
+
+def aligned_table(head: Sequence[str], rows: Sequence[Row]) -> str:
+    """Return rows of figures as a table, all columns but the first aligned to the right."""
+    table = Table(head[0])
+    for name in head[1:]:
+        table.add_column(name, justify="right")
+    for cells, bold in rows:
+        table.add_row(*cells, style="bold" if bold else None)
+    return _render(table, width=120)
+
+
+def _render(*tables: Table, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width)
     for table in tables:
         console.print(table)
     file = console.file

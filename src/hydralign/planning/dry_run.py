@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.cache_utils import DynamicCache
 
 from hydralign.models.assembly import save_memory
@@ -120,7 +119,7 @@ def dry_run(
     mixed = torch.autocast("cpu", torch.bfloat16) if work.mixed else nullcontext()
     tracker = MemoryTracker(vocab_size)
     save_memory(roles, checkpoints=work.checkpoints, chunk_size=work.chunk_size)
-    with FakeTensorMode(), tracker, mixed:
+    with tracker, mixed:
         book_weights_(roles.values(), tracker)
         phases = [*_phases(roles, work, tracker, kinds)]
     trained = sum(p.numel() for role in roles.values() for p in role.trained_parameters())

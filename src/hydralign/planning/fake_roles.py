@@ -64,7 +64,7 @@ def book_weights_(roles: Iterable[Role], tracker: MemoryTracker) -> None:
 
     Args:
         roles: changed in place; what they share stays shared.
-        tracker: books them as `adapters` (heads too) or `weights`. A `FakeTensorMode` is entered.
+        tracker: books them as `adapters` (heads too) or `weights`. It is entered already.
     """
     made: dict[Tensor, Tensor] = {}
 

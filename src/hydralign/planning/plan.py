@@ -80,6 +80,16 @@ class MemoryPlan:
             rows.append([phase.name, *cells, f"{phase.total / 1e9:.2f}"])
         return rows
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "MemoryPlan":
+        """Return the plan that `as_json` wrote.
+
+        Args:
+            values: of the file.
+        """
+        phases = values["phases"].items()
+        return cls(tuple(Phase(name, Counter(kinds)) for name, kinds in phases))
+
     def as_json(self) -> dict[str, Any]:
         """Return the plan for `plan.json`."""
         return {

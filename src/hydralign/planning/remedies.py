@@ -33,11 +33,12 @@ class Remedy:
         """Return the settings as they are typed."""
         return " ".join(f"hardware.{k}={str(v).lower()}" for k, v in self.settings.items())
 
-    def smaller(self, kind: str) -> "Remedy | None":
+    def smaller(self, kind: str, *, paged: bool) -> "Remedy | None":
         """Take the next step down for a kind of phase; None if there is none.
 
         Args:
             kind: of the phase that takes most.
+            paged: whether there is another memory to page to.
         """
         if kind == "train" and not self.work.checkpoints:
             return self._with("checkpoints", "gradient_checkpointing", True)
@@ -47,7 +48,7 @@ class Remedy:
         rows = getattr(self.work, field)
         if rows > 1:
             return self._with(field, setting, largest_divisor(rows, rows // 2))
-        if self.work.optimizer == "adamw":
+        if paged and self.work.optimizer == "adamw":
             return self._with("optimizer", "optimizer", "paged_adamw")
         return None
 
@@ -57,7 +58,7 @@ class Remedy:
 
 
 def remedies(
-    plan: MemoryPlan, work: Workload, replan: Replan
+    plan: MemoryPlan, work: Workload, replan: Replan, *, paged: bool
 ) -> Iterator[tuple[Remedy, MemoryPlan]]:
     """Yield ever smaller workloads, that of the plan first, until nothing more can be saved.
 
@@ -65,12 +66,13 @@ def remedies(
         plan: of the workload.
         work: to begin with.
         replan: how another workload is planned.
+        paged: whether Adam's averages may be moved out of this memory.
     """
     remedy: Remedy | None = Remedy(work, {})
     while remedy is not None:
         yield remedy, plan
         kind = plan.peak.kind
-        smaller = remedy.smaller(kind)
+        smaller = remedy.smaller(kind, paged=paged)
         if smaller is not None:
             resized = smaller.work.optimizer == remedy.work.optimizer
             kinds = [kind] if resized else list(ROWS)

@@ -2,19 +2,19 @@
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 
-class MemoryTracker(TorchDispatchMode):
-    """While entered, books the storage of every tensor that an operation makes, until it dies.
+class MemoryTracker(FakeTensorMode):
+    """While entered, tensors have no storage, but what it would take is booked until they die.
 
-    Views share a storage and count once. Within a `FakeTensorMode` nothing is allocated at all.
+    Views share a storage and count once.
     """
 
     def __init__(self, vocab_size: int) -> None:
@@ -34,9 +34,9 @@ class MemoryTracker(TorchDispatchMode):
         self._total = self._highest = 0
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = super().__torch_dispatch__(func, types, args, kwargs or {})
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._book(leaf)

@@ -1,0 +1,132 @@
+"""From a config to a plan; what a run is told that has too little memory."""
+
+import json
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from hydralign import config, planner
+from hydralign.build import stage_class
+from hydralign.data.examples import ComparisonExample, DemonstrationExample, PromptExample
+from hydralign.errors import UserError
+from hydralign.planner import Lengths, Planner, longest, longest_of
+from tests.test_configs import CONF
+
+TINY = ["model=tiny", "data=movie_reviews", "hardware=gpu_12gb", "model.vocab_size=500"]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYDRALIGN_CACHE", str(tmp_path / "cache"))
+
+
+def planner_of(*overrides, lengths=None):
+    config.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [*TINY, *overrides])
+    stage, settings = stage_class(cfg)
+    return Planner(cfg, stage, settings, lengths or longest(cfg.data, stage.records[0]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rows"),
+    [
+        (["stage=ppo"], (2, 8, 16, True)),
+        (["stage=ppo", "hardware.train_micro_batch_size=64"], (32, 8, 16, False)),
+        (["stage=sft", "stage.batch_size=1"], (1, 8, 8, False)),  # 8 prompts are watched
+        (["stage=reward"], (2, 8, 16, True)),
+    ],
+)
+def test_rows_of_the_passes(overrides, rows):
+    work = planner_of(*overrides).work
+    assert (work.train_rows, work.score_rows, work.generation_rows, work.accumulates) == rows
+
+
+def test_lengths_are_those_of_the_config_until_there_are_examples():
+    overrides = ["data.max_comparison_tokens=77", "data.max_response_tokens=55"]
+    work = planner_of("stage=reward", *overrides).work
+    assert (work.response_tokens, work.sampled_tokens) == (77, 55)
+    demonstrations = [DemonstrationExample([1] * 5, [2] * 3), DemonstrationExample([1], [2] * 9)]
+    assert longest_of(demonstrations, 4) == Lengths(5, 9)
+    assert longest_of([ComparisonExample([1, 1], [[2], [2, 2, 2]], [])], 4) == Lengths(2, 3)
+    assert longest_of([PromptExample([1, 1, 1], "x", None)], 4) == Lengths(3, 4)
+
+
+def test_what_hardware_says_reaches_the_dry_run():
+    work = planner_of("stage=ppo").work
+    assert (work.mixed, work.checkpoints, work.chunk_size) == (True, True, 256)
+    assert (work.optimizer, planner_of("stage=ppo").on_gpu) == ("adamw", True)
+    plain = planner_of("stage=ppo", "hardware=cpu")
+    assert (plain.work.mixed, plain.work.checkpoints, plain.on_gpu) == (False, False, False)
+
+
+def test_main_memory_holds_the_process_too():
+    assert planner_of("stage=sft").plan().peak.bytes["process"] == 0
+    assert planner_of("stage=sft", "hardware=cpu").plan().peak.bytes["process"] > 10**8
+
+
+def test_a_run_that_cannot_fit_is_told_what_would_do():
+    tight = planner_of("stage=ppo", "hardware.memory_gb=0.05", "hardware.generation_batch_size=512")
+    plan = tight.plan()
+    with pytest.raises(UserError) as told:
+        tight.check_fits(plan)
+    message = str(told.value)
+    assert "and there are 0.1 GB for it (hardware.memory_gb)" in message
+    assert "It fits with hardware.generation_batch_size=" in message
+    overrides = message.partition("It fits with ")[2].partition(".\n")[0].split()
+    eased = planner_of("stage=ppo", "hardware.memory_gb=0.05", *overrides)
+    eased.check_fits(eased.plan())
+
+
+def test_a_run_that_nothing_helps_is_told_so():
+    hopeless = planner_of("stage=ppo", "hardware.memory_gb=0.001")
+    with pytest.raises(UserError, match="No setting of hardware makes it fit"):
+        hopeless.check_fits(hopeless.plan())
+
+
+def test_remedies_go_down_step_by_step():
+    big = planner_of(
+        "stage=ppo", "hardware.gradient_checkpointing=false", "hardware.train_micro_batch_size=32"
+    )
+    peaks, settings = [], []
+    for remedy, plan in big.smaller(big.plan()):
+        peaks.append(plan.peak_gb)
+        settings.append(remedy.settings)
+    assert peaks == sorted(peaks, reverse=True)
+    assert settings[0] == {}
+    last = settings[-1]
+    assert (last["gradient_checkpointing"], last["optimizer"]) == (True, "paged_adamw")
+
+
+def test_main_memory_is_not_paged():
+    small = planner_of("stage=sft", "hardware=cpu")
+    *_, (last, _) = small.smaller(small.plan())
+    assert "optimizer" not in last.settings
+
+
+def test_a_dry_run_is_made_once(monkeypatch, tmp_path):
+    first = planner_of("stage=sft").plan()
+    assert len(list((tmp_path / "cache/plans").glob("*.json"))) == 1
+    monkeypatch.setattr(planner, "plan_memory", None)
+    assert planner_of("stage=sft").plan() == first
+    with pytest.raises(TypeError):
+        planner_of("stage=sft", lengths=Lengths(3, 4)).plan()
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    assert planner_of("stage=sft").plan().peak_gb > 0
+
+
+def test_a_folder_says_itself_what_it_holds(tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "llama", "hidden_size": 32, "num_attention_heads": 2})
+    )
+    found = planner_of("stage=sft", f"model.source={tmp_path}").base.config
+    assert found.hidden_size == 32
+
+
+def test_the_limit_is_what_is_free_on_the_card(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10 * 10**9, 12 * 10**9))
+    assert planner_of("stage=sft").limit_gb() == pytest.approx(10 - 0.7)
