@@ -53,7 +53,7 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
     Raises:
         UserError: for a mistake that the user can mend.
     """
-    _quieten_libraries()
+    quieten_libraries()
     if "chain" in cfg.stage:
         return run_chain(cfg, run_dir)
     return run_stage(cfg, DataSource(cfg.data), run_dir, {})
@@ -178,7 +178,7 @@ def _save(
     )
 
 
-def _quieten_libraries() -> None:
+def quieten_libraries() -> None:
     """Leave the console to what this run has to say."""
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing")

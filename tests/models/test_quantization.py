@@ -43,7 +43,7 @@ def test_linear_layers_are_quantised_and_nothing_else(kind, bits):
 def test_nf4_rounds_to_the_nearest_of_the_papers_values_in_blocks_of_64():
     layer = nn.Linear(64, 3, bias=False)
     weight = layer.weight.detach().clone()
-    new = quantization._quantized(layer, Quantization("nf4", torch.float32, double=False))
+    new = quantization.quantized_layer(layer, Quantization("nf4", torch.float32, double=False))
     scale = weight.abs().amax(dim=1, keepdim=True)  # a row is a block
     table = torch.tensor(NF4)
     nearest = table[(weight / scale).unsqueeze(-1).sub(table).abs().argmin(-1)] * scale
@@ -53,7 +53,7 @@ def test_nf4_rounds_to_the_nearest_of_the_papers_values_in_blocks_of_64():
 
 def test_an_8_bit_layer_is_its_rounded_weight_forwards_and_backwards():
     layer = nn.Linear(64, 3)
-    weight = quantization._quantized(layer, Quantization("int8", torch.float32))
+    weight = quantization.quantized_layer(layer, Quantization("int8", torch.float32))
     model = nn.Sequential(weight)
     assert guard_quantized_(model) == 1
     scale = layer.weight.detach().half().float().abs().amax(dim=1, keepdim=True) / 127
@@ -72,7 +72,7 @@ def test_int8_rounds_to_127ths_of_the_largest_weight_of_a_row():
     with torch.no_grad():
         layer.weight.copy_(layer.weight.half().float())  # it goes through fp16
     weight = layer.weight.detach().clone()
-    new = quantization._quantized(layer, Quantization("int8", torch.float32))
+    new = quantization.quantized_layer(layer, Quantization("int8", torch.float32))
     scale = weight.abs().amax(dim=1, keepdim=True)
     assert_close(new.weight.float(), (weight * 127 / scale).round(), rtol=0, atol=0)
 

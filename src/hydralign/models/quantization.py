@@ -51,14 +51,26 @@ def quantize_(model: PreTrainedModel, quantization: Quantization, device: str = 
     head = model.get_output_embeddings()
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear | Conv1D) and layer is not head:
-            model.set_submodule(name, _quantized(layer, quantization, device))
+            model.set_submodule(name, quantized_layer(layer, quantization, device))
+    mark_quantized_(model, quantization)
+
+
+def mark_quantized_(model: PreTrainedModel, quantization: Quantization) -> None:
+    """Let PEFT know that a network's layers are quantised, as `from_pretrained` does."""
     for kind, flag in (("nf4", "is_loaded_in_4bit"), ("int8", "is_loaded_in_8bit")):
-        setattr(model, flag, quantization.kind == kind)  # what PEFT looks at
+        setattr(model, flag, quantization.kind == kind)
 
 
-def _quantized(
+def quantized_layer(
     layer: nn.Linear | Conv1D, quantization: Quantization, device: str = "cpu"
 ) -> nn.Module:
+    """Return a quantised layer in place of a linear one.
+
+    Args:
+        layer: with its weights.
+        quantization: how it is stored.
+        device: where it goes.
+    """
     import bitsandbytes as bnb
 
     weight = layer.weight.detach()
