@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from torch.testing import assert_close
 
 from hydralign.errors import UserError
@@ -37,6 +38,21 @@ def loss(roles, name, sequences):
     role = roles[name]
     kept = role.values(sequences) if name == "value_model" else role(sequences)
     return kept[sequences.response_mask].square().sum()
+
+
+def bf16_roles(make_toys):
+    toys = make_toys("lora")
+    base = type(toys.base)(toys.base.source, None, torch.bfloat16)
+    return adapter_roles(base, LoraShape(3, 6), PPO.roles, toys.starts, vocab_size=47, seed=0)
+
+
+def as_peft_has_it(roles):
+    for layer in adapters(roles).language_model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.cast_input_dtype_enabled = True
+            for down in layer.lora_A.values():
+                del down.forward
+    return roles
 
 
 @pytest.mark.parametrize("active", ROLES)
@@ -118,12 +134,40 @@ def test_roles_keep_their_own_say_while_others_take_turns(roles, sequences):
 
 
 def test_adapters_and_heads_are_fp32_on_a_bf16_base(make_toys):
-    toys = make_toys("lora")
-    base = type(toys.base)(toys.base.source, None, torch.bfloat16)
-    roles = adapter_roles(base, LoraShape(3, 6), PPO.roles, toys.starts, vocab_size=47, seed=0)
+    roles = bf16_roles(make_toys)
     for name in TRAINED:
         assert {p.dtype for p in roles[name].trained_parameters()} == {torch.float32}
     assert adapters(roles).language_model.lm_head.weight.dtype == torch.bfloat16
+
+
+def test_inputs_are_kept_narrow_and_nothing_else_changes(make_toys, sequences):
+    def kept_loss_and_gradients(roles):
+        kept = {}
+
+        def keep(x):
+            kept[x.data_ptr()] = x.nbytes
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            value = loss(roles, "policy", sequences)
+        value.backward()
+        return sum(kept.values()), value, gradients(roles["policy"])
+
+    ours, *got = kept_loss_and_gradients(bf16_roles(make_toys))
+    theirs, *expected = kept_loss_and_gradients(as_peft_has_it(bf16_roles(make_toys)))
+    assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    assert ours < 0.85 * theirs
+
+
+def test_autocast_gives_what_it_gives_peft(make_toys, sequences):
+    def gradients_of(roles):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            value = loss(roles, "policy", sequences)
+        value.backward()
+        return [value.detach(), *gradients(roles["policy"])]
+
+    expected = gradients_of(as_peft_has_it(bf16_roles(make_toys)))
+    assert_close(gradients_of(bf16_roles(make_toys)), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_fresh_adapters_depend_on_the_seed_and_nothing_else(make_toys):

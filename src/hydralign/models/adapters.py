@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -74,6 +77,7 @@ class AdapterSet(nn.Module):
                 f"model.lora.target_modules={self.shape.target_modules!r} cannot be used on this "
                 f"model: {error}"
             ) from error
+        self._keep_inputs_narrow(name)
         if weights is not None:
             self._load(name, weights)
         if trained:
@@ -111,6 +115,16 @@ class AdapterSet(nn.Module):
             task_type="CAUSAL_LM",
         )
 
+    def _keep_inputs_narrow(self, name: str) -> None:
+        """Let an adapter's layers keep their inputs as they are, not the wide copies PEFT makes."""
+        for layer in self.language_model.modules():
+            if not isinstance(layer, LoraLayer) or name not in layer.lora_A:
+                continue
+            down = layer.lora_A[name]
+            if isinstance(down, nn.Linear):
+                layer.cast_input_dtype_enabled = False
+                down.forward = partial(_product, down)  # type: ignore[method-assign]
+
     def _load(self, name: str, weights: Mapping[str, Tensor]) -> None:
         try:
             result: Any = set_peft_model_state_dict(self._peft[0], dict(weights), adapter_name=name)
@@ -132,3 +146,33 @@ class AdapterSet(nn.Module):
             for name, parameter in self.language_model.named_parameters()
             if ".lora_" in name
         ]
+
+
+def _product(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Map x (..., n_in) to (..., n_out) in the precision of the weight."""
+    if x.dtype == layer.weight.dtype or torch.is_autocast_enabled(x.device.type):
+        return F.linear(x, layer.weight)  # autocast makes the weight narrow instead
+    product: Tensor = _WideProduct.apply(x, layer.weight)
+    return product
+
+
+class _WideProduct(torch.autograd.Function):
+    """A narrow x (..., n_in) times a wide weight (n_out, n_in).
+
+    x is kept for the backward pass and made wide once more there. Its wide copy would be twice the
+    size, and several layers would each keep one of the same x.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(x.to(weight.dtype), weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        gradient = gradients[0]
+        of_weight = None
+        if ctx.needs_input_grad[1]:
+            of_weight = gradient.flatten(0, -2).T @ x.flatten(0, -2).to(weight.dtype)
+        return (gradient @ weight).to(x.dtype), of_weight
