@@ -68,23 +68,27 @@ class Contestant:
 AUTOCAST = {"ACCELERATE_MIXED_PRECISION": "bf16"}  # PPOConfig(bf16=True) reaches no Accelerator
 RETURNED = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}  # else glibc keeps most of what is freed
 CHUNKS = "hardware.logprob_chunk_size=256"
+CHECKPOINTS = "hardware.gradient_checkpointing=true"
 FP32 = "model.dtype=float32"
 CONTESTANTS = {
     "hydralign-bf16": Contestant("hydralign", "bf16 base, fp32 adapters"),
-    "hydralign-bf16-sparing": Contestant(
-        "hydralign", "the same, chunks of logits, memory returned", (CHUNKS,), environment=RETURNED
+    "hydralign-bf16-checkpointing": Contestant(
+        "hydralign", "bf16, chunks of logits, checkpointing", (CHUNKS, CHECKPOINTS)
+    ),
+    "hydralign-bf16-returned": Contestant(
+        "hydralign", "bf16, chunks of logits, memory returned", (CHUNKS,), environment=RETURNED
     ),
     "hydralign-fp32": Contestant("hydralign", "fp32", (FP32,)),
-    "hydralign-fp32-sparing": Contestant(
-        "hydralign", "fp32, chunks of logits, memory returned", (FP32, CHUNKS), environment=RETURNED
+    "hydralign-fp32-checkpointing": Contestant(
+        "hydralign", "fp32, chunks of logits, checkpointing", (FP32, CHUNKS, CHECKPOINTS)
     ),
     "trl-bf16": Contestant("TRL", "bf16 networks, fp32 adapters", dtype="bfloat16"),
     "trl-bf16-returned": Contestant(
-        "TRL", "the same, memory returned", dtype="bfloat16", environment=RETURNED
+        "TRL", "bf16, memory returned", dtype="bfloat16", environment=RETURNED
     ),
     "trl-fp32": Contestant("TRL", "fp32"),
     "trl-autocast": Contestant("TRL", "fp32, bf16 autocast", environment=AUTOCAST),
-    "trl-checkpointing": Contestant(
+    "trl-bf16-checkpointing": Contestant(
         "TRL", "bf16, checkpointing by hand", dtype="bfloat16", checkpointing=True
     ),
 }
