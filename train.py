@@ -6,7 +6,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from hydralign import checks, cli, config
+from hydralign import allocator, checks, cli, config
 
 config.register()
 
@@ -16,6 +16,8 @@ config.register()
 def main(cfg: DictConfig) -> float:
     """Run one stage or a chain; return its headline figure, which sweepers optimise."""
     checks.check(cfg)
+    if cfg.hardware.return_freed_memory:
+        allocator.return_freed_memory()
     with cli.interrupts_held():
         from hydralign.run import run  # only now: it imports torch
 

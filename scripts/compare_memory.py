@@ -66,25 +66,19 @@ class Contestant:
 
 
 AUTOCAST = {"ACCELERATE_MIXED_PRECISION": "bf16"}  # PPOConfig(bf16=True) reaches no Accelerator
-RETURNED = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}  # else glibc keeps most of what is freed
-CHUNKS = "hardware.logprob_chunk_size=256"
-CHECKPOINTS = "hardware.gradient_checkpointing=true"
+# What hydralign's hardware=cpu asks of the C library, for TRL too.
+RETURNED = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "THP_MEM_ALLOC_ENABLE": "1"}
+KEPT = "hardware.return_freed_memory=false"
+SPARING = ("hardware.gradient_checkpointing=true", "hardware.logits_mb=16")
 FP32 = "model.dtype=float32"
 CONTESTANTS = {
     "hydralign-bf16": Contestant("hydralign", "bf16 base, fp32 adapters"),
-    "hydralign-bf16-checkpointing": Contestant(
-        "hydralign", "bf16, chunks of logits, checkpointing", (CHUNKS, CHECKPOINTS)
-    ),
-    "hydralign-bf16-returned": Contestant(
-        "hydralign", "bf16, chunks of logits, memory returned", (CHUNKS,), environment=RETURNED
-    ),
+    "hydralign-bf16-kept": Contestant("hydralign", "bf16, freed memory kept", (KEPT,)),
+    "hydralign-bf16-sparing": Contestant("hydralign", "bf16, checkpointing", SPARING),
     "hydralign-fp32": Contestant("hydralign", "fp32", (FP32,)),
-    "hydralign-fp32-checkpointing": Contestant(
-        "hydralign", "fp32, chunks of logits, checkpointing", (FP32, CHUNKS, CHECKPOINTS)
-    ),
     "trl-bf16": Contestant("TRL", "bf16 networks, fp32 adapters", dtype="bfloat16"),
     "trl-bf16-returned": Contestant(
-        "TRL", "bf16, memory returned", dtype="bfloat16", environment=RETURNED
+        "TRL", "bf16, freed memory returned", dtype="bfloat16", environment=RETURNED
     ),
     "trl-fp32": Contestant("TRL", "fp32"),
     "trl-autocast": Contestant("TRL", "fp32, bf16 autocast", environment=AUTOCAST),
@@ -179,15 +173,18 @@ def measure_hydralign(contestant: Contestant, folder: Path) -> dict[str, float]:
     from hydra import compose, initialize_config_dir
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from hydralign import checks, config
-    from hydralign.memory import peak_memory_gb
-    from hydralign.run import run
+    from hydralign import allocator, checks, config
 
-    baseline = peak_memory_gb()
     config.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", [*overrides_of("ppo", folder), *contestant.overrides])
     checks.check(cfg)
+    if cfg.hardware.return_freed_memory:
+        allocator.return_freed_memory()
+    from hydralign.memory import peak_memory_gb  # only now: these import torch
+    from hydralign.run import run
+
+    baseline = peak_memory_gb()
     run_dir = Path(tempfile.mkdtemp(dir=folder))
     run(cfg, run_dir)
     peak = peak_memory_gb()

@@ -1,6 +1,6 @@
 """Measure what each stage takes, beside what was planned, under the limit of a card.
 
-python scripts/measure_memory.py                                  # the whole table, on one large GPU
+python scripts/measure_memory.py                              # the whole table, on one large GPU
 python scripts/measure_memory.py --models llama7b_lora --hardware gpu_8gb --stages ppo
 python scripts/measure_memory.py --models smollm2_135m_lora --hardware cpu
 
@@ -188,7 +188,7 @@ def write_rows(path: Path) -> Path:
         return "".join(f" {draw.choice(WORDS)}" for _ in range(tokens))
 
     with path.open("w") as file:
-        for _ in range(500):
+        for _ in range(200):
             responses = [text(RESPONSE_TOKENS - 2) for _ in range(2)]
             row = {"prompt": text(PROMPT_TOKENS - 6), "responses": responses, "ranks": [1, 2]}
             file.write(json.dumps(row | {"response": responses[0]}) + "\n")
@@ -221,7 +221,7 @@ def random_roles(cfg: DictConfig, specs: Mapping[str, RoleSpec]) -> dict[str, Ro
     save_memory(
         roles,
         checkpoints=hardware.gradient_checkpointing,
-        chunk_size=hardware.logprob_chunk_size,
+        logits_mb=hardware.logits_mb,
     )
     return roles
 
@@ -246,7 +246,7 @@ class RandomBase:
         for name, module in list(model.named_modules()):
             if hasattr(module, "inv_freq"):  # computed, not drawn
                 rotary: Any = type(module)
-                model.set_submodule(name, rotary(model.config, device=self.device))
+                model.set_submodule(name, rotary(model.config).to(self.device))
                 continue
             self._draw(module)
             if bits is not None and isinstance(module, nn.Linear) and module is not head:

@@ -23,6 +23,7 @@ ROOMS = {
     "callbacks": {"data", "models", "rollout", "stages"},
 }
 MODULES = {
+    "allocator": set(),
     "errors": set(),
     "memory": set(),
     "summary": set(),
@@ -40,7 +41,7 @@ MODULES = {
     | {"planner"} - {"rewards", "rl"},
     "run": {"build", "artifacts", "data_source", "inputs", "memory", "models", "summary"},
 }
-ALLOWED = {**ROOMS, **MODULES, "train": {"checks", "cli", "config", "run"}}
+ALLOWED = {**ROOMS, **MODULES, "train": {"allocator", "checks", "cli", "config", "run"}}
 ANYWHERE = {"errors"}
 """What every room but the maths may import."""
 SMALL = {

@@ -55,7 +55,7 @@ def test_lengths_are_those_of_the_config_until_there_are_examples():
 
 def test_what_hardware_says_reaches_the_dry_run():
     work = planner_of("stage=ppo").work
-    assert (work.mixed, work.checkpoints, work.chunk_size) == (True, True, 256)
+    assert (work.mixed, work.checkpoints, work.logits_mb) == (True, True, 64)
     assert (work.optimizer, planner_of("stage=ppo").on_gpu) == ("adamw", True)
     plain = planner_of("stage=ppo", "hardware=cpu")
     assert (plain.work.mixed, plain.work.checkpoints, plain.on_gpu) == (False, False, False)

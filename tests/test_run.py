@@ -118,7 +118,7 @@ def test_a_chain_started_again_in_its_folder_does_not_redo_what_is_done(
 SPARING = [
     "hardware.precision=bf16-mixed",
     "hardware.gradient_checkpointing=true",
-    "hardware.logprob_chunk_size=3",
+    "hardware.logits_mb=0.004",
     "hardware.optimizer=adamw_8bit",
     "hardware.train_micro_batch_size=2",
 ]

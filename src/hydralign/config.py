@@ -104,8 +104,10 @@ class HardwareConfig:
     """Responses sampled at a time."""
     gradient_checkpointing: bool = False
     """Compute activations within layers anew in the backward pass instead of keeping them."""
-    logprob_chunk_size: int | None = None
-    """Tokens whose logits stand in memory at once; null is all of a micro-batch."""
+    logits_mb: float | None = None
+    """MB of logits that stand in memory at once, as float32; null is all of a micro-batch."""
+    return_freed_memory: bool = False
+    """Give large blocks of main memory back when they are freed: less is resident, but slower."""
     memory_gb: float | None = None
     """What a run may take; a plan above it is refused. null is what the machine has."""
     optimizer: str = "adamw"

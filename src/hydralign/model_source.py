@@ -45,7 +45,7 @@ def build_roles(
     save_memory(
         roles,
         checkpoints=cfg.hardware.gradient_checkpointing,
-        chunk_size=cfg.hardware.logprob_chunk_size,
+        logits_mb=cfg.hardware.logits_mb,
     )
     return roles
 

@@ -173,6 +173,6 @@ def _workload(cfg: DictConfig, stage: Any, settings: Any, lengths: Lengths) -> W
         accumulates=step > limit,
         mixed=hardware.precision == "bf16-mixed",
         checkpoints=hardware.gradient_checkpointing,
-        chunk_size=hardware.logprob_chunk_size,
+        logits_mb=hardware.logits_mb,
         optimizer=hardware.optimizer,
     )

@@ -39,7 +39,7 @@ WORK = Workload(
     accumulates=True,
     mixed=False,
     checkpoints=False,
-    chunk_size=None,
+    logits_mb=None,
     optimizer="adamw",
 )
 """With numbers that hide no mistake behind a product that happens to be equal."""
@@ -111,7 +111,7 @@ def test_gradients_of_the_micro_batch_before_are_there_all_the_time():
     [(None, False, False), (None, True, False), ("nf4", True, True), ("int8", False, True)],
 )
 def test_two_and_three_layers_tell_what_six_take(monkeypatch, kind, mixed, checkpoints):
-    work = replace(WORK, mixed=mixed, checkpoints=checkpoints, chunk_size=16)
+    work = replace(WORK, mixed=mixed, checkpoints=checkpoints, logits_mb=0.064)
     told = plan_of(work=work, dtype=torch.bfloat16, kind=kind)
     monkeypatch.setattr(planning, "FEW_LAYERS", (LAYERS + 1,))
     counted = plan_of(work=work, dtype=torch.bfloat16, kind=kind)
@@ -136,7 +136,7 @@ def test_quantised_weights_take_what_those_of_bitsandbytes_take(kind):
 
 
 def test_checkpointing_keeps_one_input_for_each_layer():
-    work = replace(WORK, chunk_size=1)
+    work = replace(WORK, logits_mb=0)
     kept = {
         checkpoints: phase(
             plan_of(work=replace(work, checkpoints=checkpoints)), "train: policy"
@@ -151,13 +151,13 @@ def test_chunks_bound_the_logits():
     tokens = WORK.score_rows * WORK.response_tokens
     whole = phase(plan_of(), "score: policy").bytes["logits"]
     assert whole >= 2 * tokens * VOCAB * 4
-    cut = phase(plan_of(work=replace(WORK, chunk_size=3)), "score: policy").bytes["logits"]
+    cut = phase(plan_of(work=replace(WORK, logits_mb=0.012)), "score: policy").bytes["logits"]
     assert cut <= whole * 3 / tokens
 
 
 def test_the_mix_computes_in_two_bytes():
     wide, mixed = (
-        phase(plan_of(work=replace(WORK, mixed=mixed, chunk_size=1)), "train: policy").bytes[
+        phase(plan_of(work=replace(WORK, mixed=mixed, logits_mb=0)), "train: policy").bytes[
             "activations"
         ]
         for mixed in (False, True)

@@ -119,19 +119,20 @@ def adapter_roles(
     return roles
 
 
-def save_memory(roles: Mapping[str, Role], *, checkpoints: bool, chunk_size: int | None) -> None:
+def save_memory(roles: Mapping[str, Role], *, checkpoints: bool, logits_mb: float | None) -> None:
     """Let roles compute some things twice instead of keeping them.
 
     Args:
         roles: changed in place.
         checkpoints: whether activations within layers are computed anew in the backward pass.
-        chunk_size: tokens whose logits may stand in memory at once; None is all.
+        logits_mb: of logits in fp32 that may stand in memory at once; None is all.
     """
     for role in roles.values():
         if checkpoints:
             role.network.checkpoint_activations()
-        if isinstance(role, TextRole):
-            role.chunk_size = chunk_size
+        if isinstance(role, TextRole) and logits_mb is not None:
+            vocab_size = role.network.language_model.config.get_text_config().vocab_size
+            role.chunk_size = max(1, int(logits_mb * 1e6 / (4 * vocab_size)))
 
 
 def _role(

@@ -45,8 +45,8 @@ class Workload:
     """Whether products are computed in bfloat16 whatever the weights are."""
     checkpoints: bool
     """Whether activations within layers are computed anew in the backward pass."""
-    chunk_size: int | None
-    """Tokens whose logits stand in memory at once; None is all."""
+    logits_mb: float | None
+    """Of logits that stand in memory at once; None is all."""
     optimizer: str
     """How Adam's averages are stored: a key of OPTIMIZER_BYTES."""
 
@@ -118,7 +118,7 @@ def dry_run(
     """
     mixed = torch.autocast("cpu", torch.bfloat16) if work.mixed else nullcontext()
     tracker = MemoryTracker(vocab_size)
-    save_memory(roles, checkpoints=work.checkpoints, chunk_size=work.chunk_size)
+    save_memory(roles, checkpoints=work.checkpoints, logits_mb=work.logits_mb)
     with tracker, mixed:
         book_weights_(roles.values(), tracker)
         phases = [*_phases(roles, work, tracker, kinds)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from hydralign.batch_plan import largest_divisor
@@ -18,8 +19,8 @@ ROWS = {
 }
 """Rows of each kind of phase: as a workload and as the hardware config name them."""
 
-FEW_TOKENS = 256
-"""Logits of so many at a time take little, whatever the vocabulary."""
+FEW_LOGITS_MB = 64.0
+"""That much at a time is little beside any model, and enough to be quick."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Remedy:
         """
         if kind == "train" and not self.work.checkpoints:
             return self._with("checkpoints", "gradient_checkpointing", True)
-        if kind != "sample" and (self.work.chunk_size or FEW_TOKENS + 1) > FEW_TOKENS:
-            return self._with("chunk_size", "logprob_chunk_size", FEW_TOKENS)
+        if kind != "sample" and (self.work.logits_mb or inf) > FEW_LOGITS_MB:
+            return self._with("logits_mb", "logits_mb", FEW_LOGITS_MB)
         field, setting = ROWS[kind]
         rows = getattr(self.work, field)
         if rows > 1:

@@ -58,12 +58,12 @@ def in_chunks(
         function: of states (m, d) and ids (m,); its result has m rows.
         states: (n, d) hidden states.
         ids: (n,) tokens.
-        size: rows at a time; None takes all at once and computes nothing twice.
+        size: rows at a time; None takes all at once. One piece alone is not computed twice.
 
     Returns:
         (n, ...) what the function returns for all rows.
     """
-    if size is None:
+    if size is None or len(states) <= size:
         return function(states, ids)
     pieces = zip(torch.split(states, size), torch.split(ids, size), strict=True)
     once_more = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
