@@ -4,6 +4,8 @@ python scripts/check_bars.py outputs/demo
 
 Reads metrics.json in that folder. A figure may miss its bar by its margin, which is there for the
 noise between machines and seeds, and no more. Exit status 1 when one misses it, or is not there.
+A model that is only to come near the demo, such as one on a 4-bit base, gets --slack 0.05: by that
+much each figure may miss its bar, instead of by its margin.
 """
 
 import argparse
@@ -11,7 +13,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -68,15 +70,22 @@ def judge(bar: Bar, value: float) -> str:
     return "ok, within the margin" if shortfall <= bar.margin + 1e-9 else "MISSED"
 
 
-def check(metrics: Mapping[str, object]) -> tuple[list[tuple[str, ...]], bool]:
+def check(
+    metrics: Mapping[str, object], slack: float | None = None
+) -> tuple[list[tuple[str, ...]], bool]:
     """Judge every bar.
+
+    Args:
+        metrics: the figures by name.
+        slack: takes the place of every margin; None keeps them.
 
     Returns:
         The rows of the table (figure, measured, bar, margin, verdict), and whether all passed.
     """
     rows: list[tuple[str, ...]] = []
     passed = True
-    for bar in BARS:
+    bars = BARS if slack is None else [replace(bar, margin=slack) for bar in BARS]
+    for bar in bars:
         try:
             value = measure(bar.figure, metrics)
             measured, verdict = f"{value:.3f}", judge(bar, value)
@@ -120,8 +129,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the table and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="the folder of a finished run")
+    parser.add_argument("--slack", type=float, help="by how much any figure may miss its bar")
     options = parser.parse_args(arguments)
-    rows, passed = check(read_metrics(options.folder))
+    rows, passed = check(read_metrics(options.folder), options.slack)
     print(format_table(rows))
     print("Every bar is cleared." if passed else "A bar is missed by more than its margin.")
     return 0 if passed else 1

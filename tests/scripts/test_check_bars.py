@@ -21,11 +21,11 @@ GOOD = {
 }
 
 
-def run(folder, capsys, changes):
+def run(folder, capsys, changes, *options):
     """Write GOOD with changes (None: left out), run the script, return its status and output."""
     metrics = {name: value for name, value in (GOOD | changes).items() if value is not None}
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    status = check_bars.main([str(folder)])
+    status = check_bars.main([str(folder), *options])
     return status, capsys.readouterr().out
 
 
@@ -62,6 +62,26 @@ def test_a_margin_is_allowed_and_no_more(tmp_path, capsys, figure, name, edge, w
     assert status == 1
     assert row_of(output, figure).endswith("MISSED")
     assert output.count("MISSED") == 1
+
+
+# Bars less 0.05; for KL, more. Its own margin of 1.0 no longer counts.
+@pytest.mark.parametrize(
+    ("name", "edge", "worse"),
+    [
+        ("sft/val_nll", 3.65, 3.66),
+        ("reward/pair_accuracy", 0.77, 0.769),
+        ("ppo/win_rate", 0.80, 0.799),
+        ("ppo/gold_after", 0.40, 0.399),
+        ("ppo/kl_per_sequence", 15.05, 15.06),
+        ("ppo/eos_rate", 0.85, 0.849),
+        ("ppo/distinct_responses", 0.85, 0.849),
+    ],
+)
+def test_slack_takes_the_place_of_every_margin(tmp_path, capsys, name, edge, worse):
+    status, output = run(tmp_path, capsys, {name: edge}, "--slack", "0.05")
+    assert (status, output.count("within the margin")) == (0, 1)
+    status, output = run(tmp_path, capsys, {name: worse}, "--slack", "0.05")
+    assert (status, output.count("MISSED")) == (1, 1)
 
 
 def test_pairs_have_no_margin(tmp_path, capsys):
