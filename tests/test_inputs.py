@@ -91,6 +91,28 @@ def test_a_network_from_scratch_belongs_to_its_data_and_architecture(tmp_path):
         assert lineage(config(tmp_path, **(scratch | change))) != first
 
 
+def test_a_base_that_a_run_has_made_anew_is_another(tmp_path):
+    source = tmp_path / "base" / "artifact"
+    source.mkdir(parents=True)
+    cfg = config(tmp_path, model__source=str(source))
+    plain = lineage(cfg), config_hash(cfg, {})
+    assert plain[0].base == str(source)
+    found = [plain]
+    for _ in range(2):
+        artifact(source, "sft", config(tmp_path))
+        found.append((lineage(cfg), config_hash(cfg, {})))
+        assert found[-1] == (lineage(cfg), config_hash(cfg, {}))
+        assert found[-1][0].base == f"{source} {Manifest.read(source).id}"
+    assert len({base.base for base, _ in found}) == len({made for _, made in found}) == 3
+
+
+def test_a_folder_goes_by_its_place_however_it_is_written(tmp_path, monkeypatch):
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    short, long = (config(tmp_path, model__source=s) for s in ("base", str(tmp_path / "base")))
+    assert (lineage(short), config_hash(short, {})) == (lineage(long), config_hash(long, {}))
+
+
 def test_inputs_that_are_not_named_are_the_newest_that_fit(tmp_path):
     cfg = config(tmp_path)
     artifact(tmp_path / "1" / "artifact", "sft", cfg, created=1.0)

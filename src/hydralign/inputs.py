@@ -27,10 +27,18 @@ def lineage(cfg: DictConfig) -> Lineage:
         made_of += [cfg.data.path, None if model.lora is None else cfg.seed]
         base = f"{model.name} from scratch {digest(made_of)} on {cfg.data.name}"
     else:
-        local = Path(model.source)
-        base = str(local.resolve()) if local.is_dir() else model.source
+        base = _named(model.source)
     lora = "none" if model.lora is None else digest(OmegaConf.to_container(model.lora))
     return Lineage(base, _quantization(model), lora, cfg.data.template, cfg.stop_after)
+
+
+def _named(source: str) -> str:
+    """Name a base: by its hub id or its folder, and by what a run of ours has left there."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return source
+    manifest = read_manifest(folder)
+    return f"{folder.resolve()}{'' if manifest is None else f' {manifest.id}'}"
 
 
 def _quantization(model: DictConfig) -> str:
@@ -127,9 +135,11 @@ def _check_templates(inputs: Mapping[str, Path]) -> None:
 
 def config_hash(cfg: DictConfig, inputs: Mapping[str, Path]) -> str:
     """Hash everything that could change a stage's result; of the machine, 8-bit averages only."""
-    parts = {
+    parts: dict[str, Any] = {
         key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "data", "stage")
     }
+    if cfg.model.source is not None:
+        parts["model"]["source"] = _named(cfg.model.source)
     rounding = cfg.hardware.optimizer if "8bit" in cfg.hardware.optimizer else None
     return digest(
         [parts, cfg.seed, cfg.stop_after, rounding, parent_ids(inputs), _content(cfg.data.path)]
