@@ -9,6 +9,7 @@ from hydralign.errors import UserError
 from hydralign.models.adapters import AdapterSet, LoraShape
 from hydralign.models.assembly import RoleSpec, StartingPoint, adapter_roles
 from hydralign.models.loading import load_adapter
+from hydralign.models.saving import save_role
 from hydralign.stages.ppo import PPO
 
 ROLES = ["policy", "reference", "value_model", "reward_model"]
@@ -179,6 +180,31 @@ def test_fresh_adapters_depend_on_the_seed_and_nothing_else(make_toys):
         weights.append(torch.cat([p.flatten() for p in roles["policy"].trained_parameters()]))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_an_adapter_on_the_embeddings_trains_and_comes_back_like_the_others(
+    make_toys, sequences, tmp_path
+):
+    toys, shape = make_toys("lora"), LoraShape(3, 6, ("embed_tokens", "q_proj"))
+    specs = {"policy": RoleSpec(trained=True), "reference": RoleSpec()}
+    size = {"vocab_size": 47, "seed": 0}
+    roles = adapter_roles(toys.base, shape, specs, {}, **size)
+    trained = roles["policy"].trained_parameters()
+    assert len(trained) == 6  # two matrices for the embeddings, two for each of two layers
+    fresh = roles["reference"](sequences)
+    with torch.no_grad():
+        for parameter in trained:
+            parameter += 0.1
+    roles["reference"](sequences)  # a switch away, which freezes
+    moved = roles["policy"](sequences)
+    moved.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 1e-4 for p in trained)
+    assert torch.equal(roles["reference"](sequences), fresh)
+    assert (moved - fresh).abs().max() > 1e-2
+    save_role(roles["policy"], toys.codec, tmp_path)
+    start = {"policy": StartingPoint(str(tmp_path))}
+    again = adapter_roles(toys.base, shape, {"policy": RoleSpec("policy")}, start, **size)
+    assert torch.equal(again["policy"](sequences), moved)
 
 
 def test_target_modules_that_match_nothing_are_refused(make_toys):

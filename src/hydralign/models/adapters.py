@@ -1,5 +1,6 @@
 """Several LoRA adapters on one frozen base, and the one place that switches between them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -140,11 +141,11 @@ class AdapterSet(nn.Module):
             )
 
     def _adapter_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        # PEFT names them "....lora_A.<adapter>.weight".
+        # PEFT names them "....lora_A.<adapter>.weight", and "....lora_embedding_A.<adapter>".
         return [
-            (name.split(".")[-2], parameter)
+            (found.group(1), parameter)
             for name, parameter in self.language_model.named_parameters()
-            if ".lora_" in name
+            if (found := re.search(r"\.lora_\w+\.([^.]+)", name))
         ]
 
 
