@@ -156,6 +156,21 @@ def test_files_that_make_a_whole_command_give_their_command():
     assert set(wanted) - with_command == set()
 
 
+def test_the_adapters_on_tiny_stand_on_what_one_command_leaves():
+    full, bits = (
+        composed("stage=rlhf", f"model={name}")[0].model for name in ("tiny_lora", "tiny_lora_4bit")
+    )
+    assert {key for key in full if full[key] != bits[key]} == {"name", "quantization"}
+    assert (full.quantization, bits.quantization) == ("none", "nf4")
+    assert (full.architecture, full.vocab_size) == (None, None)  # the source's own
+    assert full.made_by.startswith("python train.py ")
+    overrides = shlex.split(full.made_by)[2:]
+    assert f"hydra.run.dir={full.source.removesuffix('/artifact')}" in overrides
+    base, choices = composed(*overrides)
+    assert "stage/sft" in choices  # no chain: it leaves artifact/ in the run folder itself
+    assert (base.model.source, base.model.lora, base.data.name) == (None, None, "movie_reviews")
+
+
 def parents():
     """Files that begin with another file of their group, with that file."""
     for name in FILES:

@@ -195,6 +195,7 @@ def test_the_machine_and_the_place_leave_the_hash_alone(tmp_path):
     assert config_hash(config(tmp_path, hardware__train_micro_batch_size=1), {}) == here
     assert config_hash(config(tmp_path, hardware__optimizer="paged_adamw"), {}) == here
     assert config_hash(config(tmp_path / "elsewhere"), {}) == here
+    assert config_hash(config(tmp_path, model__made_by="python train.py"), {}) == here
 
 
 def test_a_parent_that_was_made_anew_changes_the_hash(tmp_path):

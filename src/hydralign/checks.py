@@ -149,7 +149,8 @@ def _check_word(key: str, word: str, words: Sequence[str]) -> None:
 
 def _check_model(model: DictConfig) -> None:
     if model.source is not None and not is_hub_id(model.source) and not Path(model.source).is_dir():
-        raise UserError(f"model.source={model.source}: there is no such folder.")
+        hint = f" Make the one of model={model.name} with: {model.made_by}" if model.made_by else ""
+        raise UserError(f"model.source={model.source}: there is no such folder.{hint}")
     if model.lora is None and model.quantization != "none":
         raise UserError(
             f"model.quantization={model.quantization} freezes the base, so nothing would train. "

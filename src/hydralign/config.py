@@ -37,6 +37,8 @@ class ModelConfig:
     name: str = MISSING
     source: str | None = None
     """Hub id or local folder; null builds `architecture` from scratch."""
+    made_by: str | None = None
+    """The command that makes `source`, where it is a folder that a run of ours leaves."""
     architecture: dict[str, Any] | None = None
     """`model_type` and fields of a Hugging Face config; beside `source`, for the memory plan."""
     vocab_size: int | None = None

@@ -138,6 +138,7 @@ def config_hash(cfg: DictConfig, inputs: Mapping[str, Path]) -> str:
     parts: dict[str, Any] = {
         key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "data", "stage")
     }
+    parts["model"].pop("made_by", None)  # advice, which changes no result
     if cfg.model.source is not None:
         parts["model"]["source"] = _named(cfg.model.source)
     rounding = cfg.hardware.optimizer if "8bit" in cfg.hardware.optimizer else None

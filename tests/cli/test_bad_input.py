@@ -14,6 +14,7 @@
 | records that the data lacks | test_the_data_does_not_offer_... | data/test_datasets.py |
 | sizes that do not divide | test_mistyped.py: out_of_bounds, no_sense | data/test_loaders.py |
 | no earlier run | test_an_input_that_is_missing_... | test_inputs.py, test_artifacts.py |
+| no base made yet | test_a_base_that_is_still_to_be_made | |
 | another base | test_a_reward_model_on_another_base_... | test_inputs.py, test_artifacts.py |
 | no network, corrupt download | test_a_first_fetch_that_fails | data/test_pypi.py |
 | a full disk | test_disk.py | |
@@ -131,6 +132,17 @@ def test_an_input_that_is_missing_is_named_with_this_runs_own_command(typed, row
 def test_an_input_that_is_not_there(typed, tmp_path, rows, stage, key):
     message = typed(f"stage={stage}", *SMALL, f"data.path={rows}", f"{key}={tmp_path}/gone")
     assert message.startswith(f"{key}={tmp_path}/gone: there is no such folder.")
+
+
+@pytest.mark.parametrize("model", ["tiny_lora", "tiny_lora_4bit"])
+def test_a_base_that_is_still_to_be_made(typed, tmp_path, monkeypatch, model):
+    monkeypatch.chdir(tmp_path)  # where the base is sought
+    message = typed("stage=rlhf", f"model={model}", "data=movie_reviews")
+    assert message == (
+        "model.source=outputs/tiny_base/artifact: there is no such folder. Make the one of "
+        f"model={model} with: python train.py stage=sft model=tiny data=movie_reviews "
+        "hydra.run.dir=outputs/tiny_base"
+    )
 
 
 def test_a_reward_model_on_another_base_than_the_policys(typed, tmp_path):
