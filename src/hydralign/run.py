@@ -182,6 +182,7 @@ def quieten_libraries() -> None:
     """Leave the console to what this run has to say."""
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing")
+    warnings.filterwarnings("ignore", message=".*tie_word_embeddings")  # matters to who merges
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -191,6 +191,9 @@ def test_an_adapter_on_the_embeddings_trains_and_comes_back_like_the_others(
     roles = adapter_roles(toys.base, shape, specs, {}, **size)
     trained = roles["policy"].trained_parameters()
     assert len(trained) == 6  # two matrices for the embeddings, two for each of two layers
+    names = adapters(roles).language_model.named_parameters()
+    (drawn,) = [p for n, p in names if n.endswith("lora_embedding_B.policy")]
+    assert 0.07 < drawn.std() < 0.14  # as a linear layer of 32 inputs: 96 ** -0.5
     fresh = roles["reference"](sequences)
     with torch.no_grad():
         for parameter in trained:

@@ -78,6 +78,7 @@ class AdapterSet(nn.Module):
                 f"model.lora.target_modules={self.shape.target_modules!r} cannot be used on this "
                 f"model: {error}"
             ) from error
+        self._narrow_embeddings(name)
         self._keep_inputs_narrow(name)
         if weights is not None:
             self._load(name, weights)
@@ -125,6 +126,14 @@ class AdapterSet(nn.Module):
             if isinstance(down, nn.Linear):
                 layer.cast_input_dtype_enabled = False
                 down.forward = partial(_product, down)  # type: ignore[method-assign]
+
+    @torch.no_grad()
+    def _narrow_embeddings(self, name: str) -> None:
+        # PEFT draws a linear layer's random half with a std of (3 n_in)^-0.5, that of embeddings
+        # with 1: at one learning rate tokens would move far more than everything else.
+        for parameter_name, parameter in self.language_model.named_parameters():
+            if parameter_name.endswith(f"lora_embedding_B.{name}"):
+                parameter.mul_((3 * parameter.shape[0]) ** -0.5)
 
     def _load(self, name: str, weights: Mapping[str, Tensor]) -> None:
         try:
