@@ -67,7 +67,7 @@ def plan_stage(name: str, cfg: DictConfig) -> dict[str, Any]:
     planner = Planner(cfg, stage, settings, lengths)
     plan = planner.plan()
     print(f"\n{name}, {cfg.model.name}: prompts of up to {lengths.prompt} tokens, ", end="")
-    print(f"responses of up to {lengths.response}\n{plan_table(plan)}\n{plan.summary()}")
+    print(f"responses of up to {lengths.response}\n{plan_table(plan)}\nPeak: {plan.summary()}")
     if not planner.on_gpu:
         return plan.as_json()
     found = fitting_overrides(planner.smaller(plan))

@@ -5,14 +5,18 @@ import re
 from pathlib import Path
 
 import bitsandbytes as bnb
+import lightning as L
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hydralign import build, config
 from hydralign.artifacts import Manifest
 from hydralign.data import sources
+from hydralign.data_source import DataSource
 from hydralign.errors import UserError
 from hydralign.models.tiny_tokenizer import trained_tokenizer
 from hydralign.run import run
@@ -145,6 +149,80 @@ def test_what_hardware_says_about_memory_reaches_the_networks(
         assert {role.chunk_size for role in roles if hasattr(role, "chunk_size")} == {3}
         optimizers = [stage.optimizers()] if stage.automatic_optimization else stage.optimizers()
         assert {type(o.optimizer) for o in optimizers} == {bnb.optim.AdamW8bit}
+
+
+@pytest.fixture(scope="module")
+def chain(tiny_llama, rows, tmp_path_factory):
+    """A finished chain, and the overrides that choose its model and data."""
+    folder = tmp_path_factory.mktemp("chain")
+    chosen = ["model=llama7b_lora", "model.quantization=none", f"model.source={tiny_llama}"]
+    run(composed(*chosen, "model.dtype=float32", f"data.path={rows}", *CHAIN), folder)
+    return folder, [*chosen, "model.dtype=float32", f"data.path={rows}"]
+
+
+class Gradients(L.Callback):
+    """Keeps what every optimizer step is given."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_before_optimizer_step(self, trainer, stage, optimizer):
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.steps.append(torch.cat([p.grad.flatten() for p in parameters]))
+
+
+def gradients_under(preset, stage, chain, tmp_path):
+    """The gradients of a stage's optimizer steps on the hardware of a card, but for the card."""
+    folder, chosen = chain
+    machine = [f"hardware={preset}", "hardware.accelerator=cpu", "hardware.precision=32-true"]
+    # One generator draws for all prompts of a batch, so other batches would draw other responses.
+    machine += ["hardware.generation_batch_size=16", "hardware.logits_mb=0.004"]
+    sizes = {
+        "sft": ["stage.steps=3", "stage.batch_size=16"],
+        "reward": ["stage.steps=3", "stage.batch_size=8"],
+        "ppo": ["stage.rollouts=2", "stage.rollout_batch_size=16", "stage.minibatch_size=8"]
+        + ["stage.ppo_epochs=1", "stage.warmup_rollouts=0", "stage.value_warmup_rollouts=0"],
+    }[stage]
+    data = [override for override in CHAIN if override.startswith("data")]
+    cfg = composed(f"stage={stage}", *data, *chosen, *machine, *sizes)
+    made = {"policy": folder / "sft/artifact", "reward_model": folder / "reward/artifact"}
+    kind, settings = build.stage_class(cfg)
+    inputs = {name: made[name] for name in kind.inputs}
+    source = DataSource(cfg.data)
+    pieces = build.build_pieces(cfg, source, kind, settings, inputs, tmp_path / preset)
+    kept = Gradients()
+    pieces.trainer.callbacks.append(kept)
+    pieces.trainer.fit(pieces.stage, pieces.data)
+    return kept.steps
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+def test_from_card_to_card_the_gradients_are_the_same(stage, chain, tmp_path):
+    small, large = (
+        gradients_under(preset, stage, chain, tmp_path) for preset in ("gpu_8gb", "gpu_24gb")
+    )
+    assert len(small) == len(large) >= 3
+    for ours, theirs in zip(small, large, strict=True):
+        assert theirs.abs().max() > 0
+        assert_close(ours, theirs, rtol=1e-3, atol=1e-5 * theirs.abs().max().item())
+
+
+def test_a_run_says_what_it_plans_and_what_it_took(chain):
+    folder, _ = chain
+    figures = json.loads((folder / "metrics.json").read_text())
+    for stage in ("sft", "reward", "ppo"):
+        plan = json.loads((folder / stage / "plan.json").read_text())
+        assert figures[f"{stage}/planned_memory_gb"] == plan["peak_gb"]
+        assert 0.5 < plan["peak_gb"] / figures[f"{stage}/peak_memory_gb"] < 1.5
+
+
+def test_a_run_that_cannot_fit_ends_before_anything_is_loaded(chain, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "build_roles", None)
+    _, chosen = chain
+    data = [override for override in CHAIN if override.startswith("data")]
+    with pytest.raises(UserError, match=r"hardware\.memory_gb"):
+        run(composed("stage=sft", *data, *chosen, "hardware.memory_gb=0.01"), tmp_path)
+    assert not (tmp_path / "artifact").exists()
 
 
 def test_a_chain_reads_its_file_once(tiny_llama, rows, tmp_path, monkeypatch):

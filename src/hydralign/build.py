@@ -125,7 +125,7 @@ def plan_run(
     lengths = longest_of(data.examples.train, cfg.data.max_response_tokens)
     planner = Planner(cfg, stage, settings, lengths)
     plan = planner.plan()
-    log.info("Memory plan: %s.", plan.summary())
+    log.info("Memory plan: %s at the peak.", plan.summary())
     planner.check_fits(plan)
     run_dir.mkdir(parents=True, exist_ok=True)
     write_json(run_dir / "plan.json", plan.as_json())

@@ -126,6 +126,7 @@ def run_stage(
         f"{name}/planned_memory_gb": pieces.plan.peak_gb,
         f"{name}/peak_memory_gb": peak_memory_gb(),
     }
+    log.info("\nMemory: %.2f GB at the peak; %s planned.", peak_memory_gb(), pieces.plan.summary())
     _save(cfg, pieces, inputs, figures, fingerprint, run_dir)
     log.info("\n%s", final_table(figures))
     return figures[stage_class.headline]

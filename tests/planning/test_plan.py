@@ -187,7 +187,7 @@ def test_a_plan_of_the_real_passes_is_what_they_take(monkeypatch):
 def test_what_fits_and_what_is_shown():
     small, large = Counter(weights=10**9), Counter({"weights": 10**9, "KV cache": 7 * 10**9})
     plan = MemoryPlan((Phase("score: policy", small), Phase("sample: read the prompts", large)))
-    assert plan.summary() == "8.00 GB at the peak (sample: read the prompts)"
+    assert plan.summary() == "8.00 GB (sample: read the prompts)"
     # 8 GiB are 8.59 GB, of which 0.7 are left alone.
     assert not plan.fits(8)
     assert plan.fits(12)

@@ -69,7 +69,7 @@ class MemoryPlan:
 
     def summary(self) -> str:
         """Say in one line what it comes to."""
-        return f"{self.peak_gb:.2f} GB at the peak ({self.peak.name})"
+        return f"{self.peak_gb:.2f} GB ({self.peak.name})"
 
     def table(self) -> list[list[str]]:
         """Return rows of text, with a head: GB by phase and kind, 0 left blank."""
