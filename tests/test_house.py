@@ -36,7 +36,16 @@ MODULES = {
     "explain": {"data"},
     "cli": {"explain"},
     "model_source": {"data", "data_source", "inputs", "models", "planning"},
-    "planner": {"artifacts", "data", "memory", "model_source", "models", "planning", "rl"},
+    "planner": {
+        "allocator",
+        "artifacts",
+        "data",
+        "memory",
+        "model_source",
+        "models",
+        "planning",
+        "rl",
+    },
     "build": {*ROOMS, "artifacts", "batch_plan", "config", "data_source", "inputs", "model_source"}
     | {"planner"} - {"rewards", "rl"},
     "run": {"build", "artifacts", "data_source", "inputs", "memory", "models", "summary"},

@@ -1,6 +1,7 @@
 """From a config to a plan; what a run is told that has too little memory."""
 
 import json
+import platform
 
 import pytest
 import torch
@@ -59,6 +60,16 @@ def test_what_hardware_says_reaches_the_dry_run():
     assert (work.optimizer, planner_of("stage=ppo").on_gpu) == ("adamw", True)
     plain = planner_of("stage=ppo", "hardware=cpu")
     assert (plain.work.mixed, plain.work.checkpoints, plain.on_gpu) == (False, False, False)
+
+
+def test_main_memory_breaks_in_pieces(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
+    assert planner_of("stage=ppo").work.broken_below == 0
+    assert planner_of("stage=ppo", "hardware=cpu").work.broken_below == 2**20
+    kept = planner_of("stage=ppo", "hardware=cpu", "hardware.return_freed_memory=false")
+    assert kept.work.broken_below == 32 * 2**20
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert planner_of("stage=ppo", "hardware=cpu").work.broken_below == 0
 
 
 def test_main_memory_holds_the_process_too():

@@ -9,9 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from hydralign import models, planning, rl
+from hydralign.allocator import broken_below
 from hydralign.artifacts import digest, write_json
 from hydralign.data.pypi import cache_folder
 from hydralign.errors import UserError
@@ -70,13 +72,15 @@ class Planner:
         """
         self.cfg = cfg
         self.specs = stage.roles
-        self.work = _workload(cfg, stage, settings, lengths)
+        broken = 0 if self.on_gpu else broken_below(returned=cfg.hardware.return_freed_memory)
+        self.work = _workload(cfg, stage, settings, lengths, broken)
         self.base, self.shape = describe_model(cfg.model)
 
     @property
     def on_gpu(self) -> bool:
         """Whether the plan is about a card rather than main memory."""
-        return self.cfg.hardware.accelerator not in ("cpu", "auto")
+        accelerator = self.cfg.hardware.accelerator
+        return accelerator != "cpu" and (accelerator != "auto" or torch.cuda.is_available())
 
     def plan(self) -> MemoryPlan:
         """Plan the stage as it is configured."""
@@ -155,7 +159,9 @@ def _code() -> str:
     return digest([*(path.read_text() for path in files), *versions])
 
 
-def _workload(cfg: DictConfig, stage: Any, settings: Any, lengths: Lengths) -> Workload:
+def _workload(
+    cfg: DictConfig, stage: Any, settings: Any, lengths: Lengths, broken: int
+) -> Workload:
     hardware = cfg.hardware
     step = getattr(settings, "minibatch_size", settings.batch_size)
     limit = hardware.train_micro_batch_size
@@ -174,5 +180,6 @@ def _workload(cfg: DictConfig, stage: Any, settings: Any, lengths: Lengths) -> W
         mixed=hardware.precision == "bf16-mixed",
         checkpoints=hardware.gradient_checkpointing,
         logits_mb=hardware.logits_mb,
+        broken_below=broken,
         optimizer=hardware.optimizer,
     )

@@ -40,6 +40,7 @@ WORK = Workload(
     mixed=False,
     checkpoints=False,
     logits_mb=None,
+    broken_below=0,
     optimizer="adamw",
 )
 """With numbers that hide no mistake behind a product that happens to be equal."""

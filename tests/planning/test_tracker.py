@@ -51,6 +51,19 @@ def test_kinds_are_told_apart(tracker):
     assert logits.shape == (3, VOCAB)
 
 
+def test_of_small_activations_as_much_again_is_lost():
+    with MemoryTracker(VOCAB, broken_below=100) as tracker:
+        with tracker.making("weights"):
+            weight = torch.empty(10)
+        small, large = torch.empty(24), torch.empty(25)
+        assert tracker.alive == {"weights": 40, "activations": 196, "fragments": 96}
+        assert tracker.at_peak.total() == 332
+        del small
+        assert tracker.alive["fragments"] == 0
+        assert tracker.at_peak.total() == 332
+    assert weight.numel() + large.numel() == 35
+
+
 def test_nothing_is_allocated_and_autograd_keeps_what_it_would(tracker):
     weight = torch.empty(10**6, 10**5, requires_grad=True)  # 400 GB
     y = torch.empty(2, 10**6) @ weight

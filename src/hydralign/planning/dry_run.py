@@ -47,6 +47,8 @@ class Workload:
     """Whether activations within layers are computed anew in the backward pass."""
     logits_mb: float | None
     """Of logits that stand in memory at once; None is all."""
+    broken_below: int
+    """Bytes of a block below which main memory loses as much again; 0 on a card."""
     optimizer: str
     """How Adam's averages are stored: a key of OPTIMIZER_BYTES."""
 
@@ -117,7 +119,7 @@ def dry_run(
         kinds: of passes to look at.
     """
     mixed = torch.autocast("cpu", torch.bfloat16) if work.mixed else nullcontext()
-    tracker = MemoryTracker(vocab_size)
+    tracker = MemoryTracker(vocab_size, work.broken_below)
     save_memory(roles, checkpoints=work.checkpoints, logits_mb=work.logits_mb)
     with tracker, mixed:
         book_weights_(roles.values(), tracker)

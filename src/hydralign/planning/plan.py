@@ -20,6 +20,7 @@ KINDS = (
     "KV cache",
     "activations",
     "logits",
+    "fragments",
 )
 """What memory is for, in the order of the table."""
 

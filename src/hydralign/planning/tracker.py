@@ -17,20 +17,22 @@ class MemoryTracker(FakeTensorMode):
     Views share a storage and count once.
     """
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int, broken_below: int = 0) -> None:
         """Start with nothing booked.
 
         Args:
             vocab_size: what tells logits (..., v) from other activations.
+            broken_below: bytes of an activation below which as much again is lost, as `fragments`.
         """
         super().__init__()
         self.vocab_size = vocab_size
+        self.broken_below = broken_below
         self.alive: Counter[str] = Counter()
         """Bytes by kind."""
         self.at_peak: Counter[str] = Counter()
         """The same at the moment when the sum was highest."""
         self._kind = "activations"
-        self._booked: dict[int, tuple[int, str]] = {}
+        self._booked: dict[int, tuple[int, str, int]] = {}
         self._total = self._highest = 0
 
     def __torch_dispatch__(
@@ -61,8 +63,8 @@ class MemoryTracker(FakeTensorMode):
             kind: what it is from now on.
         """
         key = tensor.untyped_storage()._cdata
-        size, before = self._booked[key]
-        self._booked[key] = size, kind
+        size, before, lost = self._booked[key]
+        self._booked[key] = size, kind, lost
         self.alive[before] -= size
         self.alive[kind] += size
 
@@ -84,15 +86,20 @@ class MemoryTracker(FakeTensorMode):
         key, size = storage._cdata, storage.nbytes()
         if key in self._booked:
             return
-        logits = self._kind == "activations" and tensor.shape[-1:] == (self.vocab_size,)
-        self._booked[key] = size, "logits" if logits else self._kind
-        self.alive[self._booked[key][1]] += size
-        self._total += size
+        passing = self._kind == "activations"
+        lost = size if passing and size < self.broken_below else 0
+        logits = passing and tensor.shape[-1:] == (self.vocab_size,)
+        self._booked[key] = size, "logits" if logits else self._kind, lost
+        self._add(*self._booked[key])
         weakref.finalize(storage, self._strike, key)
         if self._total > self._highest:
             self.restart()
 
     def _strike(self, key: int) -> None:
-        size, kind = self._booked.pop(key)
-        self.alive[kind] -= size
-        self._total -= size
+        size, kind, lost = self._booked.pop(key)
+        self._add(-size, kind, -lost)
+
+    def _add(self, size: int, kind: str, lost: int) -> None:
+        self.alive[kind] += size
+        self.alive["fragments"] += lost
+        self._total += size + lost

@@ -1,0 +1,42 @@
+"""Freed memory, in a process of its own: the setting cannot be taken back."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+from hydralign import allocator
+if sys.argv[1] == "returned":
+    allocator.return_freed_memory()
+import psutil, torch
+def resident():
+    return psutil.Process().memory_info().rss / 2**20
+warm = torch.ones(2**22)  # teaches the C library to keep blocks of 16 MB
+del warm
+before, kept = resident(), []
+for _ in range(60):
+    passing = torch.ones(3 * 2**18)  # 3 MB
+    kept.append(torch.ones(3 * 2**18))
+    del passing
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_what_is_freed_goes_back():
+    grown = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "returned"], capture_output=True, text=True, check=True
+    )
+    assert 180 <= float(grown.stdout) < 200  # 60 blocks of 3 MB that are alive
+
+
+def test_elsewhere_it_does_nothing(monkeypatch):
+    from hydralign import allocator
+
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    allocator.return_freed_memory()
+    assert allocator.os.environ["THP_MEM_ALLOC_ENABLE"] == "0"  # as the user had it
