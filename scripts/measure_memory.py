@@ -11,6 +11,7 @@ memory than the card that its preset is named after has. Writes memory.json and 
 
 import argparse
 import json
+import os
 import random
 import re
 import subprocess
@@ -30,6 +31,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from hydralign import build, config
+from hydralign.allocator import ENVIRONMENT
 from hydralign.artifacts import write_json
 from hydralign.data.module import RecordDataModule
 from hydralign.data_source import DataSource
@@ -106,7 +108,10 @@ def _arguments() -> argparse.Namespace:
 def in_a_child(model: str, preset: str, stage: str) -> dict[str, Any]:
     """Measure one cell in a fresh process; a failure becomes the cell's text."""
     command = [sys.executable, __file__, "--child", model, preset, stage]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    settings = ENVIRONMENT if preset == "cpu" else {}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | settings
+    )
     if done.returncode:
         return {"error": done.stderr.strip().splitlines()[-1]}
     return json.loads(done.stdout.splitlines()[-1])

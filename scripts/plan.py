@@ -58,16 +58,16 @@ def plan_stage(name: str, cfg: DictConfig) -> dict[str, Any]:
         what plan.json holds of it.
     """
     from hydralign.build import stage_class
-    from hydralign.planner import Planner, longest
+    from hydralign.planner import Planner, possible
     from hydralign.planning.plan import CARD_OVERHEAD_GB
     from hydralign.planning.verdicts import fitting_overrides, plan_table, verdict
 
     stage, settings = stage_class(cfg)
-    lengths = longest(cfg.data, stage.records[0])
-    planner = Planner(cfg, stage, settings, lengths)
+    extent = possible(cfg.data, stage.records[0])
+    planner = Planner(cfg, stage, settings, extent)
     plan = planner.plan()
-    print(f"\n{name}, {cfg.model.name}: prompts of up to {lengths.prompt} tokens, ", end="")
-    print(f"responses of up to {lengths.response}\n{plan_table(plan)}\nPeak: {plan.summary()}")
+    print(f"\n{name}, {cfg.model.name}: prompts of up to {extent.prompt} tokens, ", end="")
+    print(f"responses of up to {extent.response}\n{plan_table(plan)}\nPeak: {plan.summary()}")
     if not planner.on_gpu:
         return plan.as_json()
     found = fitting_overrides(planner.smaller(plan))

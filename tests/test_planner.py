@@ -10,8 +10,9 @@ from hydra import compose, initialize_config_dir
 from hydralign import config, planner
 from hydralign.build import stage_class
 from hydralign.data.examples import ComparisonExample, DemonstrationExample, PromptExample
+from hydralign.data.splits import Splits
 from hydralign.errors import UserError
-from hydralign.planner import Lengths, Planner, longest, longest_of
+from hydralign.planner import Extent, Planner, found, possible
 from tests.test_configs import CONF
 
 TINY = ["model=tiny", "data=movie_reviews", "hardware=gpu_12gb", "model.vocab_size=500"]
@@ -22,12 +23,12 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HYDRALIGN_CACHE", str(tmp_path / "cache"))
 
 
-def planner_of(*overrides, lengths=None):
+def planner_of(*overrides, extent=None):
     config.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", [*TINY, *overrides])
     stage, settings = stage_class(cfg)
-    return Planner(cfg, stage, settings, lengths or longest(cfg.data, stage.records[0]))
+    return Planner(cfg, stage, settings, extent or possible(cfg.data, stage.records[0]))
 
 
 @pytest.mark.parametrize(
@@ -49,9 +50,17 @@ def test_lengths_are_those_of_the_config_until_there_are_examples():
     work = planner_of("stage=reward", *overrides).work
     assert (work.response_tokens, work.sampled_tokens) == (77, 55)
     demonstrations = [DemonstrationExample([1] * 5, [2] * 3), DemonstrationExample([1], [2] * 9)]
-    assert longest_of(demonstrations, 4) == Lengths(5, 9)
-    assert longest_of([ComparisonExample([1, 1], [[2], [2, 2, 2]], [])], 4) == Lengths(2, 3)
-    assert longest_of([PromptExample([1, 1, 1], "x", None)], 4) == Lengths(3, 4)
+    assert found(Splits(demonstrations, demonstrations[:1]), 1, 4) == Extent(5, 9, rows=1)
+    comparison = ComparisonExample([1, 1], [[2], [2, 2, 2]], [])
+    assert found(Splits([comparison], [], [comparison] * 7), 3, 4) == Extent(2, 3, rows=14)
+    assert found(Splits([PromptExample([1, 1, 1], "x", None)]), 16, 4) == Extent(3, 4, rows=16)
+
+
+def test_no_pass_has_more_rows_than_there_are():
+    work = planner_of("stage=ppo", extent=Extent(3, 4, rows=5)).work
+    assert (work.score_rows, work.generation_rows) == (5, 5)
+    work = planner_of("stage=reward", extent=Extent(3, 4, rows=5)).work
+    assert (work.score_rows, work.generation_rows) == (5, 16)  # its prompts are others
 
 
 def test_what_hardware_says_reaches_the_dry_run():
@@ -122,7 +131,7 @@ def test_a_dry_run_is_made_once(monkeypatch, tmp_path):
     monkeypatch.setattr(planner, "plan_memory", None)
     assert planner_of("stage=sft").plan() == first
     with pytest.raises(TypeError):
-        planner_of("stage=sft", lengths=Lengths(3, 4)).plan()
+        planner_of("stage=sft", extent=Extent(3, 4)).plan()
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch, tmp_path):

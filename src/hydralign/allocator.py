@@ -13,6 +13,9 @@ LARGE = 2**20
 so that it is as fast as before."""
 
 
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(LARGE), "THP_MEM_ALLOC_ENABLE": "1"}
+"""What does the same for a process that is yet to start."""
+
 KEPT = 32 * 2**20
 """The same where the C library decides: its threshold grows to this with what is freed."""
 

@@ -29,7 +29,7 @@ from hydralign.errors import UserError
 from hydralign.inputs import stage_name
 from hydralign.model_source import build_codec, build_roles
 from hydralign.models.codec import Codec
-from hydralign.planner import WATCHED_PROMPTS, Planner, longest_of
+from hydralign.planner import WATCHED_PROMPTS, Planner, found
 from hydralign.planning.plan import MemoryPlan
 from hydralign.stages.context import StageContext
 
@@ -122,8 +122,8 @@ def plan_run(
     Raises:
         UserError: if there is not that much.
     """
-    lengths = longest_of(data.examples.train, cfg.data.max_response_tokens)
-    planner = Planner(cfg, stage, settings, lengths)
+    extent = found(data.examples, settings.batch_size, cfg.data.max_response_tokens)
+    planner = Planner(cfg, stage, settings, extent)
     plan = planner.plan()
     log.info("Memory plan: %s at the peak.", plan.summary())
     planner.check_fits(plan)

@@ -16,6 +16,7 @@ from hydralign import models, planning, rl
 from hydralign.allocator import broken_below
 from hydralign.artifacts import digest, write_json
 from hydralign.data.pypi import cache_folder
+from hydralign.data.splits import Splits
 from hydralign.errors import UserError
 from hydralign.memory import free_bytes, resident_bytes
 from hydralign.model_source import describe_model
@@ -28,14 +29,18 @@ WATCHED_PROMPTS = 8
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Tokens of the longest texts, padding left out."""
+class Extent:
+    """How large the data of a stage are."""
 
     prompt: int
+    """Tokens of the longest prompt."""
     response: int
+    """Tokens of the longest response."""
+    rows: int | None = None
+    """The most sequences that can come together in a pass without gradients; None is any number."""
 
 
-def longest(data: DictConfig, kind: str) -> Lengths:
+def possible(data: DictConfig, kind: str) -> Extent:
     """Return what a data config lets through, for a plan before anything is read.
 
     Args:
@@ -43,37 +48,41 @@ def longest(data: DictConfig, kind: str) -> Lengths:
         kind: of record that the stage trains on.
     """
     ranked = data.max_comparison_tokens if kind == "comparison" else None
-    return Lengths(data.max_prompt_tokens, ranked or data.max_response_tokens)
+    return Extent(data.max_prompt_tokens, ranked or data.max_response_tokens)
 
 
-def longest_of(examples: Sequence[Any], sampled_tokens: int) -> Lengths:
+def found(splits: Splits[Any], batch_size: int, sampled_tokens: int) -> Extent:
     """Return what a stage will really see.
 
     Args:
-        examples: that it trains on.
+        splits: its examples.
+        batch_size: examples in a training batch.
         sampled_tokens: of the longest response, where it is yet to be sampled.
     """
+    examples = splits.train
     prompt = max(len(example.prompt_ids) for example in examples)
     response = max(example.length - len(example.prompt_ids) for example in examples)
-    return Lengths(prompt, response or sampled_tokens)
+    held_out = max(len(splits.validation), len(splits.test))
+    rows = max(batch_size, held_out) * max(example.sequences for example in examples)
+    return Extent(prompt, response or sampled_tokens, rows)
 
 
 class Planner:
     """Plans one stage of a config; nothing is loaded."""
 
-    def __init__(self, cfg: DictConfig, stage: Any, settings: Any, lengths: Lengths) -> None:
+    def __init__(self, cfg: DictConfig, stage: Any, settings: Any, extent: Extent) -> None:
         """Read the config.
 
         Args:
             cfg: of the run.
             stage: its class.
             settings: its hyperparameters.
-            lengths: of its records.
+            extent: of its records.
         """
         self.cfg = cfg
         self.specs = stage.roles
         broken = 0 if self.on_gpu else broken_below(returned=cfg.hardware.return_freed_memory)
-        self.work = _workload(cfg, stage, settings, lengths, broken)
+        self.work = _workload(cfg, stage, settings, extent, broken)
         self.base, self.shape = describe_model(cfg.model)
 
     @property
@@ -159,9 +168,7 @@ def _code() -> str:
     return digest([*(path.read_text() for path in files), *versions])
 
 
-def _workload(
-    cfg: DictConfig, stage: Any, settings: Any, lengths: Lengths, broken: int
-) -> Workload:
+def _workload(cfg: DictConfig, stage: Any, settings: Any, extent: Extent, broken: int) -> Workload:
     hardware = cfg.hardware
     step = getattr(settings, "minibatch_size", settings.batch_size)
     limit = hardware.train_micro_batch_size
@@ -169,12 +176,15 @@ def _workload(
         step = max(step, limit + 1)
     # A stage that asks for no prompts answers only those that are watched.
     answered = hardware.generation_batch_size if "prompt" in stage.records else WATCHED_PROMPTS
+    rows = extent.rows or max(hardware.score_micro_batch_size, answered)
+    if stage.records[0] == "prompt":
+        answered = min(answered, rows)
     return Workload(
-        prompt_tokens=lengths.prompt,
-        response_tokens=lengths.response,
+        prompt_tokens=extent.prompt,
+        response_tokens=extent.response,
         sampled_tokens=cfg.data.max_response_tokens,
         train_rows=min(limit, step),
-        score_rows=hardware.score_micro_batch_size,
+        score_rows=min(hardware.score_micro_batch_size, rows),
         generation_rows=min(hardware.generation_batch_size, answered),
         accumulates=step > limit,
         mixed=hardware.precision == "bf16-mixed",
