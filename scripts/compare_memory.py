@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 # No torch here: a process starts its peak at the memory of the one that it was forked from.
+from hydralign import allocator
 from hydralign.data.pypi import cache_folder
 from hydralign.data.splits import HashSplitter
 
@@ -67,7 +68,7 @@ class Contestant:
 
 AUTOCAST = {"ACCELERATE_MIXED_PRECISION": "bf16"}  # PPOConfig(bf16=True) reaches no Accelerator
 # What hydralign's hardware=cpu asks of the C library, for TRL too.
-RETURNED = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "THP_MEM_ALLOC_ENABLE": "1"}
+RETURNED = allocator.ENVIRONMENT
 KEPT = "hardware.return_freed_memory=false"
 SPARING = ("hardware.gradient_checkpointing=true", "hardware.logits_mb=16")
 FP32 = "model.dtype=float32"
@@ -173,7 +174,7 @@ def measure_hydralign(contestant: Contestant, folder: Path) -> dict[str, float]:
     from hydra import compose, initialize_config_dir
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from hydralign import allocator, checks, config
+    from hydralign import checks, config
 
     config.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -181,12 +182,13 @@ def measure_hydralign(contestant: Contestant, folder: Path) -> dict[str, float]:
     checks.check(cfg)
     if cfg.hardware.return_freed_memory:
         allocator.return_freed_memory()
-    from hydralign.memory import peak_memory_gb  # only now: these import torch
-    from hydralign.run import run
+    from hydralign import run as runs  # only now: it imports torch
+    from hydralign.memory import peak_memory_gb
 
+    runs.forget_peak = lambda: None  # loading counts, as it does for TRL
     baseline = peak_memory_gb()
     run_dir = Path(tempfile.mkdtemp(dir=folder))
-    run(cfg, run_dir)
+    runs.run(cfg, run_dir)
     peak = peak_memory_gb()
     events = EventAccumulator(str(run_dir))
     events.Reload()

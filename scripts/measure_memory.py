@@ -6,7 +6,8 @@ python scripts/measure_memory.py --models smollm2_135m_lora --hardware cpu
 
 Models have their true size and random weights, so nothing is downloaded. Prompts have about 256
 tokens, responses 128. Each figure comes from a process of its own, which may take no more GPU
-memory than the card that its preset is named after has. Writes memory.json and memory.md to --out.
+memory than the card that its preset is named after has, less 0.7 GB. Writes memory.json and
+memory.md to --out.
 """
 
 import argparse
@@ -41,7 +42,7 @@ from hydralign.models.assembly import RoleSpec, adapter_roles, own_roles, save_m
 from hydralign.models.quantization import guard_quantized_, mark_quantized_, quantized_layer
 from hydralign.models.roles import Role
 from hydralign.planning.fake_roles import FakeBase
-from hydralign.planning.plan import MemoryPlan
+from hydralign.planning.plan import CARD_OVERHEAD_GB, MemoryPlan
 from hydralign.run import quieten_libraries
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -79,7 +80,9 @@ def main() -> None:
         print(json.dumps(measure(*arguments.child)))
         return
     models, hardware = arguments.models, arguments.hardware
-    cells = [(m, h) for m in models or [] for h in hardware or ["gpu_8gb"]] or CELLS
+    if bool(models) != bool(hardware):
+        sys.exit("--models and --hardware go together.")
+    cells = [(m, h) for m in models or [] for h in hardware] or CELLS
     folder = Path(arguments.out)
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -153,6 +156,7 @@ def measure(model: str, preset: str, stage_name: str) -> dict[str, Any]:
         folder = Path(name)
         cfg = composed(model, preset, stage_name, write_rows(folder / "rows.jsonl"))
         module, data, plan, trainer = built(cfg, folder)
+        torch.cuda.empty_cache()  # of layers before they were quantised
         forget_peak()
         started = time.perf_counter()
         trainer.fit(module, data)
@@ -167,10 +171,11 @@ def measure(model: str, preset: str, stage_name: str) -> dict[str, Any]:
 
 
 def limit_to_card(preset: str) -> None:
-    """Let this process take no more GPU memory than the card in the preset's name has."""
+    """Let this process take no more GPU memory than the card in the preset's name leaves."""
     if card := re.fullmatch(r"gpu_(\d+)gb", preset):
         total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, int(card[1]) * 2**30 / total))
+        usable = int(card[1]) * 2**30 - CARD_OVERHEAD_GB * 1e9
+        torch.cuda.set_per_process_memory_fraction(min(1.0, usable / total))
 
 
 def composed(model: str, preset: str, stage: str, rows: Path) -> DictConfig:

@@ -17,7 +17,7 @@ ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(LARGE), "THP_MEM_ALLOC_ENABLE": "1"
 """What does the same for a process that is yet to start."""
 
 KEPT = 32 * 2**20
-"""The same where the C library decides: its threshold grows to this with what is freed."""
+"""Bytes up to which the C library keeps freed blocks by itself: its threshold grows to this."""
 
 
 def broken_below(*, returned: bool) -> int:

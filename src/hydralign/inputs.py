@@ -141,7 +141,6 @@ def config_hash(cfg: DictConfig, inputs: Mapping[str, Path]) -> str:
     parts["model"].pop("made_by", None)  # advice, which changes no result
     if cfg.model.source is not None:
         parts["model"].pop("architecture")  # what the source is, for the memory plan
-    if cfg.model.source is not None:
         parts["model"]["source"] = _named(cfg.model.source)
     rounding = cfg.hardware.optimizer if "8bit" in cfg.hardware.optimizer else None
     return digest(

@@ -1,6 +1,8 @@
 """How much memory a process takes, has taken at most, and could take."""
 
+import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -22,7 +24,8 @@ def forget_peak() -> None:
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
     elif sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text(CLEAR_PEAK)
+        with suppress(OSError):  # some containers hide it
+            Path("/proc/self/clear_refs").write_text(CLEAR_PEAK)
 
 
 def resident_bytes() -> int:
@@ -36,13 +39,16 @@ def free_bytes(*, on_gpu: bool) -> int:
     Args:
         on_gpu: of the card, else of main memory.
     """
-    return torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
+    if on_gpu and torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    return psutil.virtual_memory().available
 
 
 def _peak_resident_bytes() -> int:
     if sys.platform == "linux":  # getrusage would not forget
-        status = Path("/proc/self/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if found:
+            return int(found[1]) * 1024
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes

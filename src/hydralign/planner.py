@@ -36,6 +36,8 @@ class Extent:
     """Tokens of the longest prompt."""
     response: int
     """Tokens of the longest response."""
+    sequences: int = 1
+    """Of each example: a comparison has several, which are never parted."""
     rows: int | None = None
     """The most sequences that can come together in a pass without gradients; None is any number."""
 
@@ -48,7 +50,8 @@ def possible(data: DictConfig, kind: str) -> Extent:
         kind: of record that the stage trains on.
     """
     ranked = data.max_comparison_tokens if kind == "comparison" else None
-    return Extent(data.max_prompt_tokens, ranked or data.max_response_tokens)
+    pair = 2 if kind == "comparison" else 1  # at least
+    return Extent(data.max_prompt_tokens, ranked or data.max_response_tokens, pair)
 
 
 def found(splits: Splits[Any], batch_size: int, sampled_tokens: int) -> Extent:
@@ -59,12 +62,13 @@ def found(splits: Splits[Any], batch_size: int, sampled_tokens: int) -> Extent:
         batch_size: examples in a training batch.
         sampled_tokens: of the longest response, where it is yet to be sampled.
     """
-    examples = splits.train
+    examples = [example for _, part in splits.items() for example in part]
+    sequences = max(example.sequences for example in examples)
     prompt = max(len(example.prompt_ids) for example in examples)
     response = max(example.length - len(example.prompt_ids) for example in examples)
     held_out = max(len(splits.validation), len(splits.test))
-    rows = max(batch_size, held_out) * max(example.sequences for example in examples)
-    return Extent(prompt, response or sampled_tokens, rows)
+    rows = max(batch_size, held_out) * sequences
+    return Extent(prompt, response or sampled_tokens, sequences, rows)
 
 
 class Planner:
@@ -89,6 +93,8 @@ class Planner:
     def on_gpu(self) -> bool:
         """Whether the plan is about a card rather than main memory."""
         accelerator = self.cfg.hardware.accelerator
+        if accelerator == "mps":
+            return False  # it has main memory
         return accelerator != "cpu" and (accelerator != "auto" or torch.cuda.is_available())
 
     def plan(self) -> MemoryPlan:
@@ -171,9 +177,8 @@ def _code() -> str:
 def _workload(cfg: DictConfig, stage: Any, settings: Any, extent: Extent, broken: int) -> Workload:
     hardware = cfg.hardware
     step = getattr(settings, "minibatch_size", settings.batch_size)
-    limit = hardware.train_micro_batch_size
-    if stage.records[0] == "comparison":  # each has several responses
-        step = max(step, limit + 1)
+    n = extent.sequences
+    together = min(step, max(1, hardware.train_micro_batch_size // n))
     # A stage that asks for no prompts answers only those that are watched.
     answered = hardware.generation_batch_size if "prompt" in stage.records else WATCHED_PROMPTS
     rows = extent.rows or max(hardware.score_micro_batch_size, answered)
@@ -183,10 +188,11 @@ def _workload(cfg: DictConfig, stage: Any, settings: Any, extent: Extent, broken
         prompt_tokens=extent.prompt,
         response_tokens=extent.response,
         sampled_tokens=cfg.data.max_response_tokens,
-        train_rows=min(limit, step),
-        score_rows=min(hardware.score_micro_batch_size, rows),
+        rows_per_example=n,
+        train_rows=together * n,
+        score_rows=min(max(1, hardware.score_micro_batch_size // n) * n, rows),
         generation_rows=min(hardware.generation_batch_size, answered),
-        accumulates=step > limit,
+        accumulates=together < step,
         mixed=hardware.precision == "bf16-mixed",
         checkpoints=hardware.gradient_checkpointing,
         logits_mb=hardware.logits_mb,

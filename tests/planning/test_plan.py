@@ -33,6 +33,7 @@ WORK = Workload(
     prompt_tokens=20,
     response_tokens=12,
     sampled_tokens=12,
+    rows_per_example=1,
     train_rows=4,
     score_rows=6,
     generation_rows=5,
@@ -118,6 +119,15 @@ def test_two_and_three_layers_tell_what_six_take(monkeypatch, kind, mixed, check
     counted = plan_of(work=work, dtype=torch.bfloat16, kind=kind)
     for a, b in zip(told.phases, counted.phases, strict=True):
         assert a.name == b.name
+        assert a.total == pytest.approx(b.total, rel=1e-3)
+
+
+def test_the_same_where_all_weights_train_and_gradients_come_last(monkeypatch):
+    work = replace(WORK, accumulates=False, checkpoints=True)
+    told = plan_of(SFT, work=work, shape=None)
+    monkeypatch.setattr(planning, "FEW_LAYERS", (LAYERS + 1,))
+    counted = plan_of(SFT, work=work, shape=None)
+    for a, b in zip(told.phases, counted.phases, strict=True):
         assert a.total == pytest.approx(b.total, rel=1e-3)
 
 

@@ -66,7 +66,7 @@ class BaseModel:
         )
 
     def _from_scratch(self, vocab_size: int, seed: int) -> PreTrainedModel:
-        config = config_of({"vocab_size": vocab_size, **(self.architecture or {})})
+        config = config_of({**(self.architecture or {}), "vocab_size": vocab_size})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(config, dtype=self.dtype)

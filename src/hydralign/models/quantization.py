@@ -80,6 +80,7 @@ def quantized_layer(
     with torch.device("meta"):
         if quantization.kind == "int8":
             new = bnb.nn.Linear8bitLt(n_in, n_out, has_bias, has_fp16_weights=False)
+            weight = weight.cpu()  # from there alone it is quantised on its way
             parameter: Any = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
         else:
             new = bnb.nn.Linear4bit(n_in, n_out, has_bias, quantization.compute_dtype)

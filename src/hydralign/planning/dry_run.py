@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import torch
@@ -18,9 +19,14 @@ from hydralign.rl.sequences import Sequences
 
 PHASE_KINDS = ("sample", "score", "train")
 
-OPTIMIZER_BYTES = {"adamw": 8, "adamw_8bit": 2 + 8 / 256, "paged_adamw": 0, "paged_adamw_8bit": 0}
-"""Bytes of Adam's averages for each parameter that trains; a scale for each block of 256 in 8 bits.
-What is paged moves to main memory while the card is full."""
+OPTIMIZER_BYTES = {"adamw": 8.0, "paged_adamw": 8.0}
+"""Bytes of Adam's averages for each number that trains."""
+
+OPTIMIZER_BYTES |= {"adamw_8bit": 2 + 8 / 256, "paged_adamw_8bit": 2 + 8 / 256}
+"""In 8 bits each block of 256 has a scale."""
+
+PAGED_FROM = 100_000
+"""Numbers from which on bitsandbytes pages a tensor: moves it away while the card is full."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class Workload:
     """Of the longest response that is learned from."""
     sampled_tokens: int
     """Of the longest response that is sampled."""
+    rows_per_example: int
+    """Which are never parted."""
     train_rows: int
     """In a pass with gradients."""
     score_rows: int
@@ -91,7 +99,7 @@ class Phase:
     name: str
     """Such as `train policy`."""
     bytes: Counter[str]
-    """By kind: weights, adapters, optimizer, gradients, KV cache, activations, logits."""
+    """By kind: one of those that the plan lists."""
 
     @property
     def kind(self) -> str:
@@ -124,10 +132,16 @@ def dry_run(
     with tracker, mixed:
         book_weights_(roles.values(), tracker)
         phases = [*_phases(roles, work, tracker, kinds)]
-    trained = sum(p.numel() for role in roles.values() for p in role.trained_parameters())
     for phase in phases:  # from the second optimizer step on they are always there
-        phase.bytes["optimizer"] = int(trained * OPTIMIZER_BYTES[work.optimizer])
+        phase.bytes["optimizer"] = _averages(roles, work.optimizer)
     return phases
+
+
+def _averages(roles: Mapping[str, Role], optimizer: str) -> int:
+    """Return the bytes of Adam's averages that cannot be moved away."""
+    sizes = [p.numel() for role in roles.values() for p in role.trained_parameters()]
+    moved = PAGED_FROM if optimizer.startswith("paged") else inf
+    return int(sum(size for size in sizes if size < moved) * OPTIMIZER_BYTES[optimizer])
 
 
 def _phases(

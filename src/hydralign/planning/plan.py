@@ -97,7 +97,6 @@ class MemoryPlan:
             "peak_gb": self.peak_gb,
             "peak_phase": self.peak.name,
             "phases": {phase.name: dict(phase.bytes) for phase in self.phases},
-            "fits": {f"{card} GB": self.fits(card) for card in CARDS_GB},
         }
 
 

@@ -46,9 +46,12 @@ class Remedy:
         if kind != "sample" and (self.work.logits_mb or inf) > FEW_LOGITS_MB:
             return self._with("logits_mb", "logits_mb", FEW_LOGITS_MB)
         field, setting = ROWS[kind]
-        rows = getattr(self.work, field)
-        if rows > 1:
-            return self._with(field, setting, largest_divisor(rows, rows // 2))
+        rows, least = (
+            getattr(self.work, field),
+            1 if kind == "sample" else self.work.rows_per_example,
+        )
+        if rows > least:
+            return self._with(field, setting, max(least, largest_divisor(rows, rows // 2)))
         if paged and self.work.optimizer == "adamw":
             return self._with("optimizer", "optimizer", "paged_adamw")
         return None
@@ -75,8 +78,9 @@ def remedies(
         kind = plan.peak.kind
         smaller = remedy.smaller(kind, paged=paged)
         if smaller is not None:
-            resized = smaller.work.optimizer == remedy.work.optimizer
-            kinds = [kind] if resized else list(ROWS)
+            rows = ROWS[kind][0]
+            rows_only = getattr(smaller.work, rows) != getattr(remedy.work, rows)
+            kinds = [kind] if rows_only else list(ROWS)
             fresh = {phase.name: phase for phase in replan(smaller.work, kinds).phases}
             plan = MemoryPlan(tuple(fresh.get(phase.name, phase) for phase in plan.phases))
         remedy = smaller

@@ -52,8 +52,10 @@ class MemoryTracker(FakeTensorMode):
             kind: such as `weights`.
         """
         before, self._kind = self._kind, kind
-        yield
-        self._kind = before
+        try:
+            yield
+        finally:
+            self._kind = before
 
     def rename(self, tensor: Tensor, kind: str) -> None:
         """Book a tensor that is alive as another kind.
