@@ -194,7 +194,9 @@ def measure_hydralign(contestant: Contestant, folder: Path) -> dict[str, float]:
     events.Reload()
     last = {name: events.Scalars(name)[-1].value for name in events.Tags()["scalars"]}
     seconds = sum(last[f"perf/{phase}_seconds"] for phase in ("generate", "score", "train"))
-    return figures(peak, baseline, seconds, last["rollout/response_length"] * ROWS)
+    planned = json.loads((run_dir / "plan.json").read_text())["peak_gb"]
+    measured = figures(peak, baseline, seconds, last["rollout/response_length"] * ROWS)
+    return measured | {"planned_gb": planned}
 
 
 def measure_trl(contestant: Contestant, folder: Path) -> dict[str, float]:
