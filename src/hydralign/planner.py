@@ -144,7 +144,16 @@ class Planner:
     def _replan(self, work: Workload, kinds: Collection[str]) -> MemoryPlan:
         asked = (self.base, self.shape, self.specs, work, tuple(kinds))
         plan = remembered(lambda: plan_memory(*asked), asked)
-        return plan if self.on_gpu else plan.plus("process", resident_bytes())
+        return plan if self.on_gpu else plan.plus("process", process_bytes())
+
+
+@cache
+def process_bytes() -> int:
+    """Return what the process took when the first stage was planned, before any network.
+
+    Later it also holds what earlier stages of a chain have left, which is used again.
+    """
+    return resident_bytes()
 
 
 def remembered(make: Callable[[], MemoryPlan], asked: Sequence[object]) -> MemoryPlan:
