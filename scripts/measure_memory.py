@@ -38,8 +38,13 @@ from hydralign.data.module import RecordDataModule
 from hydralign.data_source import DataSource
 from hydralign.memory import forget_peak, peak_memory_gb
 from hydralign.model_source import build_codec, describe_model
-from hydralign.models.assembly import RoleSpec, adapter_roles, own_roles, save_memory
-from hydralign.models.quantization import guard_quantized_, mark_quantized_, quantized_layer
+from hydralign.models.assembly import RoleSpec, make_roles, save_memory
+from hydralign.models.quantization import (
+    guard_quantized_,
+    mark_quantized_,
+    quantizable,
+    quantized_layer,
+)
 from hydralign.models.roles import Role
 from hydralign.planning.fake_roles import FakeBase
 from hydralign.planning.plan import CARD_OVERHEAD_GB, MemoryPlan
@@ -223,10 +228,7 @@ def random_roles(cfg: DictConfig, specs: Mapping[str, RoleSpec]) -> dict[str, Ro
     base = RandomBase(fake, "cpu" if cfg.hardware.accelerator == "cpu" else "cuda:0")
     fresh = {name: replace(spec, starts_from=None) for name, spec in specs.items()}
     size: dict[str, int] = {"vocab_size": 0, "seed": 0}
-    if shape is None:
-        roles = own_roles(base, fresh, {}, **size)
-    else:
-        roles = adapter_roles(base, shape, fresh, {}, **size)
+    roles = make_roles(base, shape, fresh, {}, **size)
     hardware = cfg.hardware
     save_memory(
         roles,
@@ -252,15 +254,15 @@ class RandomBase:
         """Draw the weights; both arguments are without effect here."""
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(self.fake.config, dtype=self.dtype)
-        head, bits = model.get_output_embeddings(), self.fake.quantization
+        bits, linear = self.fake.quantization, dict(quantizable(model))
         for name, module in list(model.named_modules()):
             if hasattr(module, "inv_freq"):  # computed, not drawn
                 rotary: Any = type(module)
                 model.set_submodule(name, rotary(model.config).to(self.device))
                 continue
             self._draw(module)
-            if bits is not None and isinstance(module, nn.Linear) and module is not head:
-                model.set_submodule(name, quantized_layer(module, bits, self.device))
+            if bits is not None and name in linear:
+                model.set_submodule(name, quantized_layer(linear[name], bits, self.device))
         model.tie_weights()
         if bits is not None:
             mark_quantized_(model, bits)

@@ -9,9 +9,7 @@ M_MMAP_THRESHOLD = -3
 """Its number in malloc.h of glibc."""
 
 LARGE = 2**20
-"""Bytes from which on a block is given back. Activations of a model of 1M parameters are smaller,
-so that it is as fast as before."""
-
+"""Bytes from which on a block is given back. The tiny model was as fast with it as without."""
 
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(LARGE), "THP_MEM_ALLOC_ENABLE": "1"}
 """What does the same for a process that is yet to start."""

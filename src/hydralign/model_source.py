@@ -11,7 +11,7 @@ from hydralign.data.pypi import cache_folder
 from hydralign.data_source import DataSource
 from hydralign.inputs import read_manifest
 from hydralign.models.adapters import LoraShape
-from hydralign.models.assembly import StartingPoint, adapter_roles, own_roles, save_memory
+from hydralign.models.assembly import StartingPoint, make_roles, save_memory
 from hydralign.models.codec import Codec, make_codec
 from hydralign.models.loading import BaseModel, find_config, load_tokenizer
 from hydralign.models.quantization import Quantization
@@ -38,10 +38,7 @@ def build_roles(
     model, base = cfg.model, _base_model(cfg.model, _device(cfg.hardware.accelerator))
     starts = {name: _starting_point(path) for name, path in inputs.items()}
     size: dict[str, int] = {"vocab_size": vocab_size, "seed": cfg.seed}
-    if model.lora is None:
-        roles = own_roles(base, stage.roles, starts, **size)
-    else:
-        roles = adapter_roles(base, _lora_shape(model.lora), stage.roles, starts, **size)
+    roles = make_roles(base, _lora_shape(model.lora), stage.roles, starts, **size)
     save_memory(
         roles,
         checkpoints=cfg.hardware.gradient_checkpointing,
@@ -54,7 +51,7 @@ def describe_model(model: DictConfig) -> tuple[FakeBase, LoraShape | None]:
     """Return the network without its weights, and the shape of its adapters."""
     config = find_config(model.source, _architecture(model), model.vocab_size)
     base = FakeBase(config, getattr(torch, model.dtype), _quantization(model))
-    return base, None if model.lora is None else _lora_shape(model.lora)
+    return base, _lora_shape(model.lora)
 
 
 def _base_model(model: DictConfig, device: str) -> BaseModel:
@@ -79,7 +76,9 @@ def _device(accelerator: str) -> str:
     return "cpu" if accelerator == "cpu" or found is None else f"{found.type}:0"
 
 
-def _lora_shape(lora: DictConfig) -> LoraShape:
+def _lora_shape(lora: DictConfig | None) -> LoraShape | None:
+    if lora is None:
+        return None
     targets = lora.target_modules
     return LoraShape(lora.rank, lora.alpha, targets if isinstance(targets, str) else tuple(targets))
 

@@ -56,6 +56,30 @@ class StartingPoint:
     """Normalisation of the scores, if it holds a reward model."""
 
 
+def make_roles(
+    base: Base,
+    shape: LoraShape | None,
+    specs: Mapping[str, RoleSpec],
+    starts: Mapping[str, StartingPoint],
+    *,
+    vocab_size: int,
+    seed: int,
+) -> dict[str, Role]:
+    """Build the roles that a stage asks for, in one of the two ways.
+
+    Args:
+        base: for roles that start from no artifact; under adapters, of all of them.
+        shape: of the adapters; None gives each role a network of its own.
+        specs: the roles wanted, by name.
+        starts: the stage's inputs, by name.
+        vocab_size: of the tokenizer.
+        seed: of random weights.
+    """
+    if shape is None:
+        return own_roles(base, specs, starts, vocab_size=vocab_size, seed=seed)
+    return adapter_roles(base, shape, specs, starts, vocab_size=vocab_size, seed=seed)
+
+
 def own_roles(
     base: Base,
     specs: Mapping[str, RoleSpec],

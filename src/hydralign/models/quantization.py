@@ -48,11 +48,19 @@ def quantize_(model: PreTrainedModel, quantization: Quantization, device: str = 
         quantization: how.
         device: where the quantised layers go.
     """
-    head = model.get_output_embeddings()
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, nn.Linear | Conv1D) and layer is not head:
-            model.set_submodule(name, quantized_layer(layer, quantization, device))
+    for name, layer in quantizable(model):
+        model.set_submodule(name, quantized_layer(layer, quantization, device))
     mark_quantized_(model, quantization)
+
+
+def quantizable(model: PreTrainedModel) -> list[tuple[str, nn.Linear | Conv1D]]:
+    """Return the layers of a network that are quantised, by name: linear ones but its LM head."""
+    head = model.get_output_embeddings()
+    return [
+        (name, layer)
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear | Conv1D) and layer is not head
+    ]
 
 
 def mark_quantized_(model: PreTrainedModel, quantization: Quantization) -> None:

@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hydralign.models.adapters import LoraShape
-from hydralign.models.assembly import RoleSpec, adapter_roles, own_roles
+from hydralign.models.assembly import RoleSpec, make_roles
 from hydralign.models.heads import ScalarHead
-from hydralign.models.quantization import Int8Product, Quantization
+from hydralign.models.quantization import Int8Product, Quantization, quantizable
 from hydralign.models.roles import Role
 from hydralign.planning.tracker import MemoryTracker
 
@@ -34,10 +34,8 @@ class FakeBase:
         """
         model = AutoModelForCausalLM.from_config(self.config, dtype=self.dtype)
         if self.quantization is not None:
-            head = model.get_output_embeddings()
-            for name, layer in list(model.named_modules()):
-                if isinstance(layer, nn.Linear | Conv1D) and layer is not head:
-                    model.set_submodule(name, _PackedLinear(layer, self.quantization))
+            for name, layer in quantizable(model):
+                model.set_submodule(name, _PackedLinear(layer, self.quantization))
         return model
 
 
@@ -54,9 +52,7 @@ def fake_roles(
     fresh = {name: replace(spec, starts_from=None) for name, spec in specs.items()}
     size: dict[str, int] = {"vocab_size": base.config.get_text_config().vocab_size, "seed": 0}
     with torch.device("meta"):
-        if shape is None:
-            return own_roles(base, fresh, {}, **size)
-        return adapter_roles(base, shape, fresh, {}, **size)
+        return make_roles(base, shape, fresh, {}, **size)
 
 
 def book_weights_(roles: Iterable[Role], tracker: MemoryTracker) -> None:

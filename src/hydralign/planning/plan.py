@@ -73,7 +73,7 @@ class MemoryPlan:
         return f"{self.peak_gb:.2f} GB ({self.peak.name})"
 
     def table(self) -> list[list[str]]:
-        """Return rows of text, with a head: GB by phase and kind, 0 left blank."""
+        """Return rows of text, with a head: GB by phase and kind."""
         kinds = [kind for kind in KINDS if any(phase.bytes[kind] for phase in self.phases)]
         rows = [["phase", *kinds, "GB in all"]]
         for phase in self.phases:

@@ -46,10 +46,8 @@ class Remedy:
         if kind != "sample" and (self.work.logits_mb or inf) > FEW_LOGITS_MB:
             return self._with("logits_mb", "logits_mb", FEW_LOGITS_MB)
         field, setting = ROWS[kind]
-        rows, least = (
-            getattr(self.work, field),
-            1 if kind == "sample" else self.work.rows_per_example,
-        )
+        rows = getattr(self.work, field)
+        least = 1 if kind == "sample" else self.work.rows_per_example
         if rows > least:
             return self._with(field, setting, max(least, largest_divisor(rows, rows // 2)))
         if paged and self.work.optimizer == "adamw":
