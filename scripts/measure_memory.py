@@ -38,7 +38,7 @@ from hydralign.data.module import RecordDataModule
 from hydralign.data_source import DataSource
 from hydralign.memory import forget_peak, peak_memory_gb
 from hydralign.model_source import build_codec, describe_model
-from hydralign.models.assembly import RoleSpec, make_roles, save_memory
+from hydralign.models.assembly import RoleSpec, make_roles, suit_machine
 from hydralign.models.quantization import (
     guard_quantized_,
     mark_quantized_,
@@ -230,10 +230,11 @@ def random_roles(cfg: DictConfig, specs: Mapping[str, RoleSpec]) -> dict[str, Ro
     size: dict[str, int] = {"vocab_size": 0, "seed": 0}
     roles = make_roles(base, shape, fresh, {}, **size)
     hardware = cfg.hardware
-    save_memory(
+    suit_machine(
         roles,
         checkpoints=hardware.gradient_checkpointing,
         logits_mb=hardware.logits_mb,
+        attention=hardware.attention,
     )
     return roles
 

@@ -108,6 +108,8 @@ class HardwareConfig:
     """Compute activations within layers anew in the backward pass instead of keeping them."""
     logits_mb: float | None = None
     """MB of logits that stand in memory at once, as float32; null is all of a micro-batch."""
+    attention: str | None = None
+    """How it is computed, as transformers names it (sdpa, eager, ...); null is its choice."""
     return_freed_memory: bool = False
     """Give large blocks of main memory back when they are freed: less is resident, but slower."""
     memory_gb: float | None = None

@@ -11,7 +11,7 @@ from hydralign.data.pypi import cache_folder
 from hydralign.data_source import DataSource
 from hydralign.inputs import read_manifest
 from hydralign.models.adapters import LoraShape
-from hydralign.models.assembly import StartingPoint, make_roles, save_memory
+from hydralign.models.assembly import StartingPoint, make_roles, suit_machine
 from hydralign.models.codec import Codec, make_codec
 from hydralign.models.loading import BaseModel, find_config, load_tokenizer
 from hydralign.models.quantization import Quantization
@@ -39,10 +39,11 @@ def build_roles(
     starts = {name: _starting_point(path) for name, path in inputs.items()}
     size: dict[str, int] = {"vocab_size": vocab_size, "seed": cfg.seed}
     roles = make_roles(base, _lora_shape(model.lora), stage.roles, starts, **size)
-    save_memory(
+    suit_machine(
         roles,
         checkpoints=cfg.hardware.gradient_checkpointing,
         logits_mb=cfg.hardware.logits_mb,
+        attention=cfg.hardware.attention,
     )
     return roles
 

@@ -205,6 +205,7 @@ def _workload(cfg: DictConfig, stage: Any, settings: Any, extent: Extent, broken
         mixed=hardware.precision == "bf16-mixed",
         checkpoints=hardware.gradient_checkpointing,
         logits_mb=hardware.logits_mb,
+        attention=hardware.attention,
         broken_below=broken,
         optimizer=hardware.optimizer,
     )

@@ -41,6 +41,7 @@ WORK = Workload(
     mixed=False,
     checkpoints=False,
     logits_mb=None,
+    attention=None,
     broken_below=0,
     optimizer="adamw",
 )

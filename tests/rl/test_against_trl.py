@@ -60,8 +60,9 @@ def test_token_logprobs_and_entropy():
     close(logprobs.token_logprobs(logits, ids), utils.selective_log_softmax(logits, ids))
     ours = logprobs.token_logprobs(logits, ids, temperature=0.7)
     close(ours, utils.selective_log_softmax(logits / 0.7, ids))
-    close(logprobs.token_entropy(logits), utils.entropy_from_logits(logits))
-    ours = logprobs.token_entropy(logits, temperature=0.7)
+    _, ours = logprobs.token_logprobs_and_entropy(logits, ids)
+    close(ours, utils.entropy_from_logits(logits))
+    _, ours = logprobs.token_logprobs_and_entropy(logits, ids, temperature=0.7)
     close(ours, utils.entropy_from_logits(logits / 0.7))
 
 

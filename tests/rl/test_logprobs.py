@@ -6,7 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from hydralign.rl.logprobs import in_chunks, token_entropy, token_logprobs
+from hydralign.rl.logprobs import (
+    in_chunks,
+    token_logprobs,
+    token_logprobs_and_entropy,
+    with_row_gradients,
+)
 
 f64 = partial(torch.tensor, dtype=torch.float64)
 LOGITS = f64([1.0, 2.0, 3.0])
@@ -32,7 +37,7 @@ def test_logprobs_divide_the_logits_by_the_temperature(temperature, expected):
 
 
 def test_entropy_of_the_golden_logits():
-    assert_close(token_entropy(LOGITS), f64(0.8323955818), rtol=1e-9, atol=0)
+    assert_close(entropy_of(LOGITS), f64(0.8323955818), rtol=1e-9, atol=0)
 
 
 def test_logprobs_pick_each_positions_own_id():
@@ -47,21 +52,21 @@ def test_entropy_is_that_of_the_tempered_distribution(temperature):
     weights = np.exp(logits.numpy() / temperature)
     probs = weights / weights.sum(-1, keepdims=True)
     expected = torch.from_numpy(-(probs * np.log(probs)).sum(-1))
-    entropy = token_entropy(logits, temperature=temperature)
+    entropy = entropy_of(logits, temperature)
     assert_close(entropy, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_entropy_of_a_uniform_and_of_a_certain_token():
-    uniform = token_entropy(torch.zeros(2, 7).double())
+    uniform = entropy_of(torch.zeros(2, 7).double())
     assert_close(uniform, f64([1.945910149055] * 2), rtol=1e-9, atol=0)  # ln 7
-    certain = token_entropy(f64([0.0, 1e4, 0.0]))  # exp underflows to 0: 0 * log 0 must be 0
+    certain = entropy_of(f64([0.0, 1e4, 0.0]))  # exp underflows to 0: 0 * log 0 must be 0
     assert_close(certain, f64(0.0), rtol=0, atol=1e-12)
 
 
 def test_entropy_gradient_matches_autograd_of_torch_distributions():
     logits, _ = random_logits()
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    token_entropy(ours).sum().backward()
+    entropy_of(ours).sum().backward()
     torch.distributions.Categorical(logits=theirs).entropy().sum().backward()
     assert_close(ours.grad, theirs.grad, rtol=1e-8, atol=1e-12)
 
@@ -85,7 +90,7 @@ def test_huge_logits_stay_finite():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_logits_are_upcast_before_the_softmax(dtype):
     logits, ids = random_logits(dtype)
-    logprobs, entropy = token_logprobs(logits, ids), token_entropy(logits)
+    logprobs, entropy = token_logprobs_and_entropy(logits, ids)
     assert logprobs.dtype == entropy.dtype == torch.float32
     exact = torch.distributions.Categorical(logits=logits.double())
     assert_close(logprobs.double(), exact.log_prob(ids), rtol=1e-6, atol=1e-6)
@@ -101,7 +106,8 @@ def test_half_precision_logits_are_upcast_before_the_temperature():
 
 def test_double_logits_stay_double():
     logits, ids = random_logits()
-    assert token_logprobs(logits, ids).dtype == token_entropy(logits).dtype == torch.float64
+    both = (token_logprobs(logits, ids), *token_logprobs_and_entropy(logits, ids))
+    assert {values.dtype for values in both} == {torch.float64}
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 100, None])
@@ -128,6 +134,44 @@ def test_chunks_change_neither_values_nor_gradients(size):
     assert sum(rows) == (7 if pieces == 1 else 14)  # the backward pass computes them anew
 
 
-def test_no_token_is_a_chunk_too():
-    nothing = in_chunks(lambda s, i: s[:, 0], torch.zeros(0, 5), torch.zeros(0).long(), 3)
+@pytest.mark.parametrize("size", [1, 3, 7, 100, None])
+def test_row_gradients_are_those_of_the_whole(size):
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(7, 5, dtype=torch.float64, generator=generator).requires_grad_()
+    head = torch.randn(11, 5, dtype=torch.float64, generator=generator)
+    ids, weights = torch.arange(7), torch.randn(7, dtype=torch.float64, generator=generator)
+    expected = (states @ head.T / 0.7).log_softmax(-1)[torch.arange(7), ids]
+    gradient = torch.autograd.grad((expected * weights).sum(), states)
+    rows = []
+
+    def logprobs(some, their_ids):
+        rows.append(len(some))
+        return token_logprobs(some @ head.T, their_ids, temperature=0.7)
+
+    found = with_row_gradients(logprobs, states, ids, size)
+    assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    found_gradient = torch.autograd.grad((found * weights).sum(), states)
+    assert_close(found_gradient, gradient, rtol=1e-10, atol=0)
+    assert (max(rows), sum(rows)) == (min(size or 7, 7), 7)  # nothing is computed anew
+
+
+def test_row_gradients_of_narrow_states_are_narrow():
+    states = torch.ones(3, 2, dtype=torch.bfloat16, requires_grad=True)
+    found = with_row_gradients(lambda s, i: token_logprobs(s, i), states, torch.zeros(3).long(), 2)
+    assert found.dtype == torch.float32
+    assert torch.autograd.grad((found * torch.arange(3.0)).sum(), states)[0].tolist() == [
+        [0.0, 0.0],
+        [0.5, -0.5],
+        [1.0, -1.0],
+    ]
+
+
+@pytest.mark.parametrize("in_pieces", [in_chunks, with_row_gradients])
+def test_no_token_is_a_chunk_too(in_pieces):
+    nothing = in_pieces(lambda s, i: s[:, 0], torch.zeros(0, 5), torch.zeros(0).long(), 3)
     assert nothing.shape == (0,)
+
+
+def entropy_of(logits, temperature=1.0):
+    ids = torch.zeros(logits.shape[:-1], dtype=torch.long)
+    return token_logprobs_and_entropy(logits, ids, temperature=temperature)[1]

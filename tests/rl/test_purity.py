@@ -103,7 +103,7 @@ CALLS = [
     (masks.whiten, [X, KEEP], {"shift_mean": False}),
     (masks.masked_var, [X, KEEP], {}),
     (logprobs.token_logprobs, [X, IDS[0, :3]], {"temperature": 0.7}),
-    (logprobs.token_entropy, [X], {"temperature": 0.7}),
+    (logprobs.token_logprobs_and_entropy, [X, IDS[0, :3]], {"temperature": 0.7}),
     (kl.kl_k3, [X, Y], {}),
     (kl.exact_kl, [X, Y], {}),
     (rewards.per_token_rewards, [X[:, 0], Y, KEEP, 0.1], {}),

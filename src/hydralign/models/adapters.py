@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -79,7 +78,7 @@ class AdapterSet(nn.Module):
                 f"model: {error}"
             ) from error
         self._narrow_embeddings(name)
-        self._keep_inputs_narrow(name)
+        self._compute_narrow(name)
         if weights is not None:
             self._load(name, weights)
         if trained:
@@ -117,15 +116,16 @@ class AdapterSet(nn.Module):
             task_type="CAUSAL_LM",
         )
 
-    def _keep_inputs_narrow(self, name: str) -> None:
-        """Let an adapter's layers keep their inputs as they are, not the wide copies PEFT makes."""
+    def _compute_narrow(self, name: str) -> None:
+        """Let an adapter's layers take what comes as it is; PEFT makes a wide copy in each."""
         for layer in self.language_model.modules():
             if not isinstance(layer, LoraLayer) or name not in layer.lora_A:
                 continue
-            down = layer.lora_A[name]
-            if isinstance(down, nn.Linear):
-                layer.cast_input_dtype_enabled = False
-                down.forward = partial(_product, down)  # type: ignore[method-assign]
+            layer.cast_input_dtype_enabled = False
+            for halves in (layer.lora_A, layer.lora_B):
+                half = halves[name]
+                if isinstance(half, nn.Linear):
+                    halves[name] = _NarrowLinear(half.weight)
 
     @torch.no_grad()
     def _narrow_embeddings(self, name: str) -> None:
@@ -158,31 +158,22 @@ class AdapterSet(nn.Module):
         ]
 
 
-def _product(layer: nn.Linear, x: Tensor) -> Tensor:
-    """Map x (..., n_in) to (..., n_out) in the precision of the weight."""
-    if x.dtype == layer.weight.dtype or torch.is_autocast_enabled(x.device.type):
-        return F.linear(x, layer.weight)  # autocast makes the weight narrow instead
-    product: Tensor = _WideProduct.apply(x, layer.weight)
-    return product
+class _NarrowLinear(nn.Linear):
+    """One half of an adapter: kept in fp32, multiplied in the precision of what comes in.
 
-
-class _WideProduct(torch.autograd.Function):
-    """A narrow x (..., n_in) times a wide weight (n_out, n_in).
-
-    x is kept for the backward pass and made wide once more there. Its wide copy would be twice the
-    size, and several layers would each keep one of the same x.
+    As autocast does it, and for the same reason: the wide product takes twice the time and memory,
+    and a bf16 base rounds what comes and what goes all the same.
     """
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return F.linear(x.to(weight.dtype), weight)
+    def __init__(self, weight: nn.Parameter) -> None:
+        """Take a weight over.
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        gradient = gradients[0]
-        of_weight = None
-        if ctx.needs_input_grad[1]:
-            of_weight = gradient.flatten(0, -2).T @ x.flatten(0, -2).to(weight.dtype)
-        return (gradient @ weight).to(x.dtype), of_weight
+        Args:
+            weight: (n_out, n_in)
+        """
+        super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (..., n_in) to (..., n_out)."""
+        return F.linear(x, self.weight.to(x.dtype))

@@ -143,20 +143,42 @@ def adapter_roles(
     return roles
 
 
-def save_memory(roles: Mapping[str, Role], *, checkpoints: bool, logits_mb: float | None) -> None:
-    """Let roles compute some things twice instead of keeping them.
+def suit_machine(
+    roles: Mapping[str, Role],
+    *,
+    checkpoints: bool,
+    logits_mb: float | None,
+    attention: str | None,
+) -> None:
+    """Let roles compute as suits the machine; what they compute stays the same.
 
     Args:
         roles: changed in place.
         checkpoints: whether activations within layers are computed anew in the backward pass.
         logits_mb: of logits in fp32 that may stand in memory at once; None is all.
+        attention: how it is computed, as transformers names it; None is its choice.
+
+    Raises:
+        UserError: if the networks cannot compute attention like that.
     """
     for role in roles.values():
+        if attention is not None:
+            _set_attention(role.network.language_model, attention)
         if checkpoints:
             role.network.checkpoint_activations()
         if isinstance(role, TextRole) and logits_mb is not None:
             vocab_size = role.network.language_model.config.get_text_config().vocab_size
             role.chunk_size = max(1, int(logits_mb * 1e6 / (4 * vocab_size)))
+
+
+def _set_attention(model: PreTrainedModel, attention: str) -> None:
+    try:
+        model.set_attn_implementation(attention)
+    except (ValueError, ImportError) as error:
+        raise UserError(
+            f"hardware.attention={attention} cannot be used: {error} "
+            "Use sdpa or eager, or null for what suits the model."
+        ) from error
 
 
 def _role(

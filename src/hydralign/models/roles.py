@@ -14,7 +14,12 @@ from transformers.cache_utils import Cache
 
 from hydralign.models.adapters import AdapterSet
 from hydralign.models.heads import ScalarHead
-from hydralign.rl.logprobs import in_chunks, token_entropy, token_logprobs
+from hydralign.rl.logprobs import (
+    in_chunks,
+    token_logprobs,
+    token_logprobs_and_entropy,
+    with_row_gradients,
+)
 from hydralign.rl.sequences import Sequences
 
 GROUP_SIZE = 16
@@ -59,6 +64,12 @@ class Network(nn.Module):
         if self.language_model.training != training:
             self.language_model.train(training)
         return self.language_model.base_model(**inputs).last_hidden_state
+
+    @property
+    def lm_head_trains(self) -> bool:
+        """Whether the map from hidden states to logits may change."""
+        head = self.language_model.get_output_embeddings()
+        return any(parameter.requires_grad for parameter in head.parameters())
 
     def lm_head(self, hidden_states: Tensor) -> Tensor:
         """Map hidden states (..., d) to logits (..., v)."""
@@ -133,7 +144,7 @@ class TextRole(nn.Module):
 
     @torch.no_grad()
     def stats(self, sequences: Sequences, *, temperature: float = 1.0) -> TokenStats:
-        """Return log-probs and entropy; the entropy costs another pass over the vocabulary.
+        """Return log-probs and entropy; the entropy makes it slower than `forward`.
 
         Args:
             sequences: b prompts with their responses.
@@ -142,8 +153,8 @@ class TextRole(nn.Module):
 
         def stats_of(states: Tensor, ids: Tensor) -> Tensor:
             logits = self.network.lm_head(states)
-            logprobs = token_logprobs(logits, ids, temperature=temperature)
-            return torch.stack([logprobs, token_entropy(logits, temperature=temperature)], dim=-1)
+            both = token_logprobs_and_entropy(logits, ids, temperature=temperature)
+            return torch.stack(both, dim=-1)
 
         columns = self._of_counted(stats_of, sequences).unbind(-1)
         return TokenStats(*(_unflatten(column, sequences.response_mask) for column in columns))
@@ -179,6 +190,8 @@ class TextRole(nn.Module):
         # Flat before the product: a strided (b, r, d) slice would make it a slow batched one.
         states = sequences.counted(_before_response(self.network, sequences))
         ids = sequences.counted(sequences.response_ids)
+        if states.requires_grad and not self.network.lm_head_trains:
+            return with_row_gradients(function, states, ids, self.chunk_size)
         return in_chunks(function, states, ids, self.chunk_size)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from hydralign.models.assembly import save_memory
+from hydralign.models.assembly import suit_machine
 from hydralign.models.roles import Role, TextRole
 from hydralign.planning.fake_roles import book_weights_
 from hydralign.planning.tracker import MemoryTracker
@@ -55,6 +55,8 @@ class Workload:
     """Whether activations within layers are computed anew in the backward pass."""
     logits_mb: float | None
     """Of logits that stand in memory at once; None is all."""
+    attention: str | None
+    """How it is computed, as transformers names it; None is its choice."""
     broken_below: int
     """Bytes of a block below which main memory loses as much again; 0 on a card."""
     optimizer: str
@@ -128,7 +130,12 @@ def dry_run(
     """
     mixed = torch.autocast("cpu", torch.bfloat16) if work.mixed else nullcontext()
     tracker = MemoryTracker(vocab_size, work.broken_below)
-    save_memory(roles, checkpoints=work.checkpoints, logits_mb=work.logits_mb)
+    suit_machine(
+        roles,
+        checkpoints=work.checkpoints,
+        logits_mb=work.logits_mb,
+        attention=work.attention,
+    )
     with tracker, mixed:
         book_weights_(roles.values(), tracker)
         phases = [*_phases(roles, work, tracker, kinds)]

@@ -32,14 +32,20 @@ class MemoryTracker(FakeTensorMode):
         self.at_peak: Counter[str] = Counter()
         """The same at the moment when the sum was highest."""
         self._kind = "activations"
+        self._within = False
         self._booked: dict[int, tuple[int, str, int]] = {}
         self._total = self._highest = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        result = super().__torch_dispatch__(func, types, args, kwargs or {})
-        for leaf in tree_leaves(result):
+        outermost, self._within = not self._within, True
+        try:
+            result = super().__torch_dispatch__(func, types, args, kwargs or {})
+        finally:
+            self._within = not outermost
+        # How a fake result is found is a matter of fake tensors; the real kernel has one step.
+        for leaf in tree_leaves(result) if outermost else ():
             if isinstance(leaf, Tensor):
                 self._book(leaf)
         return result

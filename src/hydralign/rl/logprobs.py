@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,34 +29,41 @@ def token_logprobs(logits: Tensor, ids: Tensor, *, temperature: float = 1.0) -> 
     Returns:
         (...) log-probabilities in nats.
     """
-    logits = upcast(logits, temperature)
-    chosen = logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
-    return chosen - logits.logsumexp(dim=-1)
+    return _chosen(upcast(logits, temperature).log_softmax(dim=-1), ids)
 
 
-def token_entropy(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Entropy of the distribution that the logits give at that temperature.
+def token_logprobs_and_entropy(
+    logits: Tensor, ids: Tensor, *, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each id, and entropy of the distribution that it is drawn from.
 
     Args:
-        logits: (..., v) such as (n, v).
-        temperature: what sampling divides the logits by.
+        logits: (..., v) such as (n, v), of any float type.
+        ids: (...) the tokens to look up.
+        temperature: what sampling divided the logits by.
 
     Returns:
-        (...) entropies in nats.
+        (...) log-probabilities as `token_logprobs` gives them, and (...) entropies, in nats.
     """
     logprobs = upcast(logits, temperature).log_softmax(dim=-1)
-    return -(logprobs.exp() * logprobs).sum(dim=-1)
+    return _chosen(logprobs, ids), -(logprobs.exp() * logprobs).sum(dim=-1)
 
 
-def in_chunks(
-    function: Callable[[Tensor, Tensor], Tensor], states: Tensor, ids: Tensor, size: int | None
-) -> Tensor:
+def _chosen(logprobs: Tensor, ids: Tensor) -> Tensor:
+    return logprobs.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+
+
+OfTokens = Callable[[Tensor, Tensor], Tensor]
+"""Makes something of hidden states (m, d) and the m tokens that follow; its result has m rows."""
+
+
+def in_chunks(function: OfTokens, states: Tensor, ids: Tensor, size: int | None) -> Tensor:
     """Apply a function to a few rows at a time, so that its logits never stand in memory at once.
 
     What it computes on the way is not kept for the backward pass but computed anew.
 
     Args:
-        function: of states (m, d) and ids (m,); its result has m rows.
+        function: what to apply.
         states: (n, d) hidden states.
         ids: (n,) tokens.
         size: rows at a time; None takes all at once. One piece alone is not computed twice.
@@ -68,3 +76,45 @@ def in_chunks(
     pieces = zip(torch.split(states, size), torch.split(ids, size), strict=True)
     once_more = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
     return torch.cat([once_more(function, s, i) for s, i in pieces])
+
+
+def with_row_gradients(function: OfTokens, states: Tensor, ids: Tensor, size: int | None) -> Tensor:
+    """Apply a function as `in_chunks` does, but compute nothing twice.
+
+    A token's log-prob depends on one state alone. So its gradient by that state, a row, is made at
+    once while the logits are there, and the backward pass only scales it.
+
+    Args:
+        function: what to apply. No row of its result (m,) depends on another row of its states,
+            and nothing that it reads besides gets a gradient.
+        states: (n, d) hidden states.
+        ids: (n,) tokens.
+        size: rows at a time; None takes all at once.
+
+    Returns:
+        (n,) what the function returns for all rows.
+    """
+    result: Tensor = _WithRowGradients.apply(function, states, ids, size or max(len(states), 1))
+    return result
+
+
+class _WithRowGradients(torch.autograd.Function):
+    """Results with the gradient of each by its own row of the states, made at once."""
+
+    @staticmethod
+    def forward(ctx: Any, function: OfTokens, states: Tensor, ids: Tensor, size: int) -> Tensor:
+        results, gradients = [], []
+        for some, those in zip(torch.split(states, size), torch.split(ids, size), strict=True):
+            with torch.enable_grad():
+                leaf = some.detach().requires_grad_()
+                result = function(leaf, those)
+                gradients.append(torch.autograd.grad(result.sum(), leaf)[0])
+            results.append(result.detach())
+        ctx.save_for_backward(torch.cat(gradients))
+        return torch.cat(results)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[None, Tensor, None, None]:
+        (gradients,) = ctx.saved_tensors
+        scaled = gradients * upstream[0].unsqueeze(-1)
+        return None, scaled.to(gradients.dtype), None, None
