@@ -109,7 +109,7 @@ class HardwareConfig:
     logits_mb: float | None = None
     """MB of logits that stand in memory at once, as float32; null is all of a micro-batch."""
     attention: str | None = None
-    """How it is computed, as transformers names it (sdpa, eager, ...); null is its choice."""
+    """grouped (made for a CPU), or as transformers has it (sdpa, eager, ...); null: its choice."""
     return_freed_memory: bool = False
     """Give large blocks of main memory back when they are freed: less is resident, but slower."""
     memory_gb: float | None = None

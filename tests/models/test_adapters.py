@@ -164,6 +164,15 @@ def test_on_a_narrow_base_adapters_compute_narrow_and_nothing_is_kept_wide(make_
     assert ours < 0.85 * theirs
 
 
+def test_a_frozen_adapter_is_rounded_once_and_stays_the_same_function(make_toys, sequences):
+    roles = bf16_roles(make_toys)
+    frozen = adapters(roles).parameters_of("reference")
+    assert {p.dtype for p in frozen} == {torch.bfloat16}
+    assert not any(p.requires_grad for p in frozen)
+    assert torch.equal(roles["reference"](sequences), roles["policy"](sequences))
+    assert any((p != p.bfloat16()).any() for p in adapters(roles).parameters_of("policy"))
+
+
 def test_a_narrow_product_is_that_of_the_rounded_weight():
     weight = nn.Parameter(torch.tensor([[1 + 2.0**-9, 0.5], [3.0, 4.0]]))
     x = torch.tensor([[1.0, 256.0]], dtype=torch.bfloat16)

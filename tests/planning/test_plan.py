@@ -82,7 +82,8 @@ def test_weights_adapters_and_averages_by_hand(dtype, size):
     for found in plan_of(dtype=dtype).phases:
         assert found.bytes["weights"] == (LINEAR + REST) * size + frequencies
         normalisation = 2 * 2 * 4
-        assert found.bytes["adapters"] == 4 * (4 * ADAPTER + heads) + normalisation
+        trained, frozen = 2 * 4 * ADAPTER, 2 * size * ADAPTER
+        assert found.bytes["adapters"] == trained + frozen + 4 * heads + normalisation
         assert found.bytes["optimizer"] == 8 * (2 * ADAPTER + D)
 
 

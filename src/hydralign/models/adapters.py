@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hydralign.errors import UserError
+from hydralign.models.norms import keep_norm_inputs_narrow_
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class AdapterSet(nn.Module):
         """
         super().__init__()
         self.language_model = base.requires_grad_(False)
+        keep_norm_inputs_narrow_(base)
         self.shape = shape
         self._peft: list[PeftModel] = []  # in a list: the same weights must not register twice
         self._trained: set[str] = set()
@@ -78,7 +80,7 @@ class AdapterSet(nn.Module):
                 f"model: {error}"
             ) from error
         self._narrow_embeddings(name)
-        self._compute_narrow(name)
+        self._compute_narrow(name, trained=trained)
         if weights is not None:
             self._load(name, weights)
         if trained:
@@ -116,8 +118,11 @@ class AdapterSet(nn.Module):
             task_type="CAUSAL_LM",
         )
 
-    def _compute_narrow(self, name: str) -> None:
-        """Let an adapter's layers take what comes as it is; PEFT makes a wide copy in each."""
+    def _compute_narrow(self, name: str, *, trained: bool) -> None:
+        """Let an adapter's layers take what comes as it is; PEFT makes a wide copy in each.
+
+        A frozen adapter is rounded here once and for all, instead of in each pass.
+        """
         for layer in self.language_model.modules():
             if not isinstance(layer, LoraLayer) or name not in layer.lora_A:
                 continue
@@ -125,7 +130,8 @@ class AdapterSet(nn.Module):
             for halves in (layer.lora_A, layer.lora_B):
                 half = halves[name]
                 if isinstance(half, nn.Linear):
-                    halves[name] = _NarrowLinear(half.weight)
+                    weight = half.weight if trained else half.weight.to(self.language_model.dtype)
+                    halves[name] = _NarrowLinear(weight)
 
     @torch.no_grad()
     def _narrow_embeddings(self, name: str) -> None:
@@ -165,14 +171,14 @@ class _NarrowLinear(nn.Linear):
     and a bf16 base rounds what comes and what goes all the same.
     """
 
-    def __init__(self, weight: nn.Parameter) -> None:
+    def __init__(self, weight: Tensor) -> None:
         """Take a weight over.
 
         Args:
             weight: (n_out, n_in)
         """
         super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")
-        self.weight = weight
+        self.weight = weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight, False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., n_in) to (..., n_out)."""

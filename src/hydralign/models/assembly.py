@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from hydralign.errors import UserError
 from hydralign.models.adapters import AdapterSet, LoraShape
+from hydralign.models.attention import set_attention
 from hydralign.models.heads import ScalarHead
 from hydralign.models.loading import (
     is_scorer,
@@ -163,22 +164,12 @@ def suit_machine(
     """
     for role in roles.values():
         if attention is not None:
-            _set_attention(role.network.language_model, attention)
+            set_attention(role.network.language_model, attention)
         if checkpoints:
             role.network.checkpoint_activations()
         if isinstance(role, TextRole) and logits_mb is not None:
             vocab_size = role.network.language_model.config.get_text_config().vocab_size
             role.chunk_size = max(1, int(logits_mb * 1e6 / (4 * vocab_size)))
-
-
-def _set_attention(model: PreTrainedModel, attention: str) -> None:
-    try:
-        model.set_attn_implementation(attention)
-    except (ValueError, ImportError) as error:
-        raise UserError(
-            f"hardware.attention={attention} cannot be used: {error} "
-            "Use sdpa or eager, or null for what suits the model."
-        ) from error
 
 
 def _role(

@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache
 
 from hydralign.models.adapters import AdapterSet
 from hydralign.models.heads import ScalarHead
+from hydralign.models.norms import keep_norm_inputs_narrow_
 from hydralign.rl.logprobs import (
     in_chunks,
     token_logprobs,
@@ -42,6 +43,7 @@ class Network(nn.Module):
         """
         super().__init__()
         self.language_model = language_model.requires_grad_(trained)
+        keep_norm_inputs_narrow_(language_model)
 
     def prepare(self) -> None:
         """Do what must precede a forward pass; nothing, where the network is the role's own."""

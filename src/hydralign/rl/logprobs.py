@@ -94,7 +94,8 @@ def with_row_gradients(function: OfTokens, states: Tensor, ids: Tensor, size: in
     Returns:
         (n,) what the function returns for all rows.
     """
-    result: Tensor = _WithRowGradients.apply(function, states, ids, size or max(len(states), 1))
+    apply: Any = _WithRowGradients.apply
+    result: Tensor = apply(function, states, ids, size or max(len(states), 1))
     return result
 
 
