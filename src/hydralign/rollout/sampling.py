@@ -14,6 +14,9 @@ from hydralign.models.roles import TextRole
 from hydralign.rl.masks import position_ids, response_mask_from_stops
 from hydralign.rl.sequences import Sequences
 
+LEAVE_BELOW = 0.75
+"""Rows that have finished leave the batch when no more than this share of it goes on."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -60,14 +63,14 @@ def sample_responses(
         sampling: temperature, length limit and memory.
         generator: source of the draws.
     """
+    b, r = len(prompts), sampling.max_response_tokens
+    # Drawn before anything is sampled: a row does not depend on when its batch mates finish.
+    uniform = _uniform(b, r, generator, prompts.prompt_ids.device)
+    pieces = (x.split(sampling.batch_size) for x in (prompts.prompt_ids, prompts.attention_mask))
     response_ids = torch.cat(
         [
-            _sample(policy, ids, mask, codec, sampling, generator)
-            for ids, mask in zip(
-                prompts.prompt_ids.split(sampling.batch_size),
-                prompts.attention_mask.split(sampling.batch_size),
-                strict=True,
-            )
+            _sample(policy, ids, mask, numbers, codec, sampling.temperature)
+            for ids, mask, numbers in zip(*pieces, uniform.split(sampling.batch_size), strict=True)
         ]
     )
     stop_ids = torch.tensor(codec.stop_ids, device=response_ids.device)
@@ -85,37 +88,52 @@ def _sample(
     policy: TextRole,
     ids: Tensor,
     attention_mask: Tensor,
+    uniform: Tensor,
     codec: Codec,
-    sampling: Sampling,
-    generator: torch.Generator,
+    temperature: float,
 ) -> Tensor:
-    """Return (b, r) sampled tokens; what follows a stop token is left to the caller."""
-    b, r = len(ids), sampling.max_response_tokens
+    """Return (b, r) sampled tokens, made of (b, r) uniform numbers.
+
+    What follows a stop token is left to the caller.
+    """
     stop_ids = torch.tensor(codec.stop_ids, device=ids.device)
-    response_ids = torch.full((b, r), codec.stop_id, device=ids.device)
-    finished = torch.zeros(b, dtype=torch.bool, device=ids.device)
-    positions = position_ids(attention_mask)
-    cache = DynamicCache()
-    for t in range(r):
+    response_ids = torch.full(uniform.shape, codec.stop_id, device=ids.device)
+    rows = torch.arange(len(ids), device=ids.device)
+    going = torch.ones_like(rows, dtype=torch.bool)
+    positions, cache = position_ids(attention_mask), DynamicCache()
+    for t in range(uniform.shape[1]):
         logits = policy.next_token_logits(ids, attention_mask, positions, cache)
-        ids = draw_tokens((logits.float() / sampling.temperature).softmax(-1), generator)
-        response_ids[:, t] = ids.squeeze(-1)
-        finished |= torch.isin(ids.squeeze(-1), stop_ids)
-        if finished.all():
+        probs = (logits.float() / temperature).softmax(-1)
+        ids = draw_tokens(probs, uniform[rows, t].unsqueeze(-1))
+        response_ids[rows, t] = ids.squeeze(-1)
+        going &= ~torch.isin(ids.squeeze(-1), stop_ids)
+        left = int(going.sum())
+        if left == 0:
             break
         positions = positions[:, -1:] + 1
         attention_mask = torch.cat([attention_mask, torch.ones_like(ids, dtype=torch.bool)], 1)
+        if left <= LEAVE_BELOW * len(going):  # not at once: each time the cache is copied
+            cache.batch_select_indices(going.nonzero().squeeze(-1))
+            rows, ids, positions, attention_mask, going = (
+                x[going] for x in (rows, ids, positions, attention_mask, going)
+            )
     return response_ids
 
 
-def draw_tokens(probs: Tensor, generator: torch.Generator) -> Tensor:
+def _uniform(b: int, r: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    # fp32 would lose the rare tokens, but Apple's GPUs have nothing better.
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    return torch.rand(b, r, dtype=dtype, device=device, generator=generator)
+
+
+def draw_tokens(probs: Tensor, uniform: Tensor) -> Tensor:
     """Draw one token for each row by inverting its cumulative distribution.
 
     One uniform number per row, where `torch.multinomial` draws one per token of the vocabulary.
 
     Args:
         probs: (b, v).
-        generator: source of the draws, on the device of probs.
+        uniform: (b, 1) from [0, 1), in the precision that the sum is to have.
 
     Returns:
         (b, 1) ids; a token of probability 0 is never drawn.
@@ -123,14 +141,11 @@ def draw_tokens(probs: Tensor, generator: torch.Generator) -> Tensor:
     Raises:
         UserError: if they are no numbers, which is how a policy that has diverged shows.
     """
-    # fp32 would lose the rare tokens, but Apple's GPUs have nothing better.
-    wide = torch.float32 if probs.device.type == "mps" else torch.float64
-    cumulative = probs.cumsum(-1, dtype=wide)
+    cumulative = probs.cumsum(-1, dtype=uniform.dtype)
     total = cumulative[:, -1:]
     if not torch.isfinite(total).all():
         raise UserError(
             "The policy's logits are no longer finite numbers: training has diverged. Lower its "
             "learning rate, or max_grad_norm."
         )
-    uniform = torch.rand(total.shape, dtype=total.dtype, device=probs.device, generator=generator)
     return torch.searchsorted(cumulative, uniform * total, right=True)
