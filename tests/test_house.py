@@ -27,6 +27,7 @@ MODULES = {
     "errors": set(),
     "memory": set(),
     "summary": set(),
+    "ranks": set(),
     "artifacts": set(),
     "batch_plan": set(),
     "config": set(),
@@ -51,7 +52,7 @@ MODULES = {
     "run": {"build", "artifacts", "data_source", "inputs", "memory", "models", "summary"},
 }
 ALLOWED = {**ROOMS, **MODULES, "train": {"allocator", "checks", "cli", "config", "run"}}
-ANYWHERE = {"errors"}
+ANYWHERE = {"errors", "ranks"}
 """What every room but the maths may import."""
 SMALL = {
     "planning": {"batch_plan", "summary"},

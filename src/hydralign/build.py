@@ -16,6 +16,7 @@ from hydralign import config
 from hydralign.artifacts import write_json
 from hydralign.batch_plan import largest_divisor, micro_batch_size
 from hydralign.callbacks.progress import StageProgressBar
+from hydralign.callbacks.ranks import RanksStrategy, SummedGradients
 from hydralign.callbacks.samples import SampleTable
 from hydralign.callbacks.vitals import Vitals
 from hydralign.data.collate import PromptBatch
@@ -31,6 +32,7 @@ from hydralign.model_source import build_codec, build_roles
 from hydralign.models.codec import Codec
 from hydralign.planner import WATCHED_PROMPTS, Planner, found
 from hydralign.planning.plan import MemoryPlan
+from hydralign.ranks import Ranks
 from hydralign.stages.context import StageContext
 
 log = logging.getLogger(__name__)
@@ -127,8 +129,9 @@ def plan_run(
     plan = planner.plan()
     log.info("Memory plan: %s at the peak.", plan.summary())
     planner.check_fits(plan)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_json(run_dir / "plan.json", plan.as_json())
+    if Ranks.here(cfg.hardware.devices).first:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_json(run_dir / "plan.json", plan.as_json())
     return plan
 
 
@@ -146,20 +149,23 @@ def build_data(
             )
     hardware, size = cfg.hardware, settings.batch_size
     sequences = max((example.sequences for example in examples.train), default=1)
-    if kind == "prompt":  # has no gradient; the stage cuts its own minibatches
-        micro = size
+    ranks = Ranks.here(hardware.devices)
+    share = size // ranks.size
+    if kind == "prompt":  # every process knows all prompts; the stage cuts its own minibatches
+        micro, ranks = size, Ranks()
     elif sequences == 1:
-        micro = micro_batch_size(size, hardware.train_micro_batch_size, "stage.batch_size")
+        micro = micro_batch_size(share, hardware.train_micro_batch_size, "stage.batch_size")
     else:
-        micro = largest_divisor(size, hardware.train_micro_batch_size // sequences)
+        micro = largest_divisor(share, hardware.train_micro_batch_size // sequences)
     return RecordDataModule(
         examples,
         source.collate(kind, codec),
         steps=settings.steps,
         batch_size=size,
         micro_batch_size=micro,
-        eval_batch_size=max(1, hardware.score_micro_batch_size // sequences),
+        eval_batch_size=max(1, hardware.score_micro_batch_size // sequences) * ranks.size,
         seed=cfg.seed,
+        ranks=ranks,
     )
 
 
@@ -185,6 +191,7 @@ def build_context(
         gold=source.gold(),
         side_prompts=side,
         seed=cfg.seed,
+        ranks=Ranks.here(hardware.devices),
     )
     return context, held_out[0] if held_out else None
 
@@ -218,7 +225,9 @@ def build_trainer(
         "accumulate_grad_batches": data.micro_batches_per_step,
         "gradient_clip_val": stage.options.max_grad_norm,
     }
+    ranks = context.ranks
     callbacks: list[L.Callback] = [
+        SummedGradients(ranks),  # before what looks at them
         StageProgressBar(stage_name(cfg), len(data.train_dataloader())),
         Vitals(),
     ]
@@ -229,6 +238,7 @@ def build_trainer(
     return L.Trainer(
         accelerator=cfg.hardware.accelerator,
         devices=cfg.hardware.devices,
+        strategy=RanksStrategy() if ranks.size > 1 else "auto",
         precision=cfg.hardware.precision,
         logger=instantiate(cfg.logger)(save_dir=str(run_dir)),
         callbacks=callbacks,

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from hydralign.batch_plan import micro_batch_size
@@ -130,10 +132,10 @@ def _check_values(cfg: DictConfig) -> None:
     check_numbers({key: cfg[key] for key in ("seed", "samples_every", "stop_after")})
     for group in ("model", "model.lora", "data", "hardware"):
         check_numbers(OmegaConf.select(cfg, group) or {}, f"{group}.")
-    if cfg.hardware.devices != 1:
+    if cfg.hardware.devices != 1 and _in_sweep():
         raise UserError(
-            f"hardware.devices={cfg.hardware.devices}: a run uses one device so far. For several "
-            "cards start several runs, each with its own CUDA_VISIBLE_DEVICES."
+            f"hardware.devices={cfg.hardware.devices}: the jobs of a sweep use one device each. "
+            "For several cards start several sweeps, each with its own CUDA_VISIBLE_DEVICES."
         )
     if not 0 < cfg.validate_every <= 1:
         raise UserError(
@@ -186,8 +188,17 @@ def _check_stage(cfg: DictConfig, stage: DictConfig, where: str) -> None:
         _check_word(f"{where}.schedule", settings.schedule, SCHEDULES)
     for kind in said.records:
         check_offered(kind, cfg.data.name, cfg.data.records)
-    limit = cfg.hardware.train_micro_batch_size
-    if hasattr(settings, "minibatch_size"):
-        micro_batch_size(settings.minibatch_size, limit, f"{where}.minibatch_size")
-    elif said.records[:1] == ("demonstration",):
-        micro_batch_size(settings.batch_size, limit, f"{where}.batch_size")
+    limit, devices = cfg.hardware.train_micro_batch_size, cfg.hardware.devices
+    key = "minibatch_size" if hasattr(settings, "minibatch_size") else "batch_size"
+    size = getattr(settings, key)
+    if size % devices:
+        raise UserError(
+            f"hardware.devices={devices} does not divide {where}.{key}={size}: every device takes "
+            "the same share of a step."
+        )
+    if said.records[:1] != ("comparison",):  # whose rows are only known from the data
+        micro_batch_size(size // devices, limit, f"{where}.{key}")
+
+
+def _in_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN

@@ -139,7 +139,9 @@ class Planner:
         if self.cfg.hardware.memory_gb is not None:
             return self.cfg.hardware.memory_gb
         free = free_bytes(on_gpu=self.on_gpu) / 1e9
-        return free - CARD_OVERHEAD_GB if self.on_gpu else free + resident_bytes() / 1e9
+        if self.on_gpu:
+            return free - CARD_OVERHEAD_GB
+        return (free + resident_bytes() / 1e9) / self.cfg.hardware.devices  # they share it
 
     def _replan(self, work: Workload, kinds: Collection[str]) -> MemoryPlan:
         asked = (self.base, self.shape, self.specs, work, tuple(kinds))
@@ -185,7 +187,7 @@ def _code() -> str:
 
 def _workload(cfg: DictConfig, stage: Any, settings: Any, extent: Extent, broken: int) -> Workload:
     hardware = cfg.hardware
-    step = getattr(settings, "minibatch_size", settings.batch_size)
+    step = getattr(settings, "minibatch_size", settings.batch_size) // hardware.devices
     n = extent.sequences
     together = min(step, max(1, hardware.train_micro_batch_size // n))
     # A stage that asks for no prompts answers only those that are watched.

@@ -32,6 +32,7 @@ from hydralign.inputs import (
 from hydralign.memory import forget_peak, peak_memory_gb
 from hydralign.models.roles import ScalarRole
 from hydralign.models.saving import save_role
+from hydralign.ranks import Ranks
 from hydralign.summary import final_table, samples_markdown, samples_table
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         UserError: for a mistake that the user can mend.
     """
     quieten_libraries()
+    if not Ranks.here(cfg.hardware.devices).first:
+        logging.disable(logging.WARNING)  # the first process says it all
     if "chain" in cfg.stage:
         return run_chain(cfg, run_dir)
     return run_stage(cfg, DataSource(cfg.data), run_dir, {})
@@ -76,7 +79,8 @@ def run_chain(cfg: DictConfig, run_dir: Path) -> float:
         headline = run_stage(build.stage_of_chain(cfg, name), source, run_dir / name, finished)
         finished[name] = run_dir / name / "artifact"
         figures |= Manifest.read(finished[name]).metrics
-    write_json(run_dir / "metrics.json", figures)
+    if Ranks.here(cfg.hardware.devices).first:
+        write_json(run_dir / "metrics.json", figures)
     log.info("\n%s", final_table(figures))
     return headline
 
@@ -110,7 +114,9 @@ def run_stage(
         log.info("Already done with the same config; taken as it is.")
         return done.metrics[stage_class.headline]
 
-    _clear(run_dir)
+    ranks = Ranks.here(cfg.hardware.devices)
+    if ranks.first:
+        _clear(run_dir)
     started = time.perf_counter()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     pieces = build.build_pieces(cfg, source, stage_class, settings, inputs, run_dir)
@@ -127,7 +133,9 @@ def run_stage(
         f"{name}/peak_memory_gb": peak_memory_gb(),
     }
     log.info("\nMemory: %.2f GB at the peak; %s planned.", peak_memory_gb(), pieces.plan.summary())
-    _save(cfg, pieces, inputs, figures, fingerprint, run_dir)
+    if ranks.first:
+        _save(cfg, pieces, inputs, figures, fingerprint, run_dir)
+    trainer.strategy.barrier()  # the next stage of a chain starts from what was saved
     log.info("\n%s", final_table(figures))
     return figures[stage_class.headline]
 

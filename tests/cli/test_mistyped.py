@@ -121,7 +121,18 @@ def test_a_value_out_of_bounds_is_told_before_anything_is_read(typed, mistyped, 
         (["stage=rlhf", "stage.chain=[sft,rewrd]"], "stage.rewrd does not exist. Did you mean "),
         (["stage=ppo", "stage.minibatch_size=24"], "stage: minibatch_size=24 does not divide "),
         (["stage=ppo", "stage.rollouts=2"], "stage: value_warmup_rollouts=4 leaves the policy "),
-        (["stage=sft", "hardware.devices=2"], "hardware.devices=2: a run uses one device so far."),
+        (
+            ["stage=sft", "hardware.devices=3"],
+            "hardware.devices=3 does not divide stage.batch_size=32: every device takes the same ",
+        ),
+        (
+            ["stage=ppo", "stage.minibatch_size=32", "hardware.devices=5"],
+            "hardware.devices=5 does not divide stage.minibatch_size=32",
+        ),
+        (
+            ["stage=sft", "hardware.devices=2", "seed=0,1", "--multirun"],
+            "hardware.devices=2: the jobs of a sweep use one device each.",
+        ),
         (
             ["stage=sft", "model=tiny", "model.dtype=bfloat16"],
             "model.dtype=bfloat16 with all weights training would round small updates away.",

@@ -47,7 +47,8 @@ class Vitals(L.Callback):
             return
         self._tokens += int(batch.sequences.attention_mask.sum())
         if (index + 1) % self.every == 0:
-            speed = self._tokens / (time.perf_counter() - self._started)
+            tokens = self._tokens * trainer.world_size  # of processes with like shares
+            speed = tokens / (time.perf_counter() - self._started)
             stage.log("perf/tokens_per_second", speed, prog_bar=True)
             stage.log("perf/peak_memory_gb", peak_memory_gb())
             self.on_train_start(trainer, stage)

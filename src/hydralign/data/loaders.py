@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from hydralign.errors import UserError
+from hydralign.ranks import Ranks
 
 
 class Example(Protocol):
@@ -41,6 +42,7 @@ class TrainLoader:
         batch_size: int,
         micro_batch_size: int,
         seed: int,
+        ranks: Ranks | None = None,
     ) -> None:
         """Set out from the first step.
 
@@ -49,15 +51,20 @@ class TrainLoader:
             collate: makes a batch.
             steps: optimizer steps in the whole run.
             batch_size: examples per optimizer step.
-            micro_batch_size: examples per forward pass; divides `batch_size`.
+            micro_batch_size: examples per forward pass; divides this process's share of a step.
             seed: of the order.
+            ranks: the processes that share each step.
 
         Raises:
             UserError: if the sizes do not divide, or there are too few examples for one step.
         """
-        if micro_batch_size < 1 or batch_size < 1 or batch_size % micro_batch_size:
+        self.ranks = ranks or Ranks()
+        together = micro_batch_size * self.ranks.size
+        if micro_batch_size < 1 or batch_size < 1 or batch_size % together:
+            processes = f" times {self.ranks.size} processes" if self.ranks.size > 1 else ""
             raise UserError(
-                f"batch_size={batch_size} must be a multiple of micro_batch_size={micro_batch_size}"
+                f"batch_size={batch_size} must be a multiple of "
+                f"micro_batch_size={micro_batch_size}{processes}"
             )
         if len(examples) < batch_size:
             raise UserError(
@@ -73,13 +80,18 @@ class TrainLoader:
         """Optimizer steps in one pass over the examples."""
         return len(self.examples) // self.batch_size
 
+    @property
+    def micro_batches_per_step(self) -> int:
+        """Micro-batches that one process makes of its share of a step."""
+        return self.batch_size // self.ranks.size // self.micro_batch_size
+
     def __len__(self) -> int:
         """Count the micro-batches of the run."""
-        return self.steps * (self.batch_size // self.micro_batch_size)
+        return self.steps * self.micro_batches_per_step
 
     def __iter__(self) -> Iterator[Any]:
         """Go on to the end of the run; after it, the same run again."""
-        micro_batches = self.batch_size // self.micro_batch_size
+        micro_batches = self.micro_batches_per_step
         order: list[int] = []
         start = self._next if self._next < len(self) else 0
         for index in range(start, len(self)):
@@ -91,8 +103,9 @@ class TrainLoader:
             # Alike lengths share a micro-batch, for less padding; the longest first, so that memory
             # that does not suffice shows at once.
             step = sorted((self.examples[row] for row in rows), key=lambda e: -e.length)
+            share = step[self.ranks.index :: self.ranks.size]
             first = part * self.micro_batch_size
-            batch = self.collate(step[first : first + self.micro_batch_size], step)
+            batch = self.collate(share[first : first + self.micro_batch_size], step)
             # Moved on before the batch is handed out: a state saved after it names the one after.
             self._next = index + 1
             yield batch

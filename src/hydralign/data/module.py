@@ -7,6 +7,7 @@ import lightning as L
 
 from hydralign.data.loaders import Collate, EvaluationLoader, Example, TrainLoader
 from hydralign.data.splits import Splits
+from hydralign.ranks import Ranks
 
 
 class RecordDataModule(L.LightningDataModule):
@@ -22,6 +23,7 @@ class RecordDataModule(L.LightningDataModule):
         micro_batch_size: int,
         seed: int,
         eval_batch_size: int | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """Put the data of a run together.
 
@@ -30,9 +32,10 @@ class RecordDataModule(L.LightningDataModule):
             collate: makes a batch.
             steps: optimizer steps in the whole run.
             batch_size: examples per optimizer step.
-            micro_batch_size: examples per forward pass in training; divides `batch_size`.
+            micro_batch_size: examples per forward pass in training; divides the share of a step.
             seed: of the order in training.
             eval_batch_size: examples per forward pass elsewhere; `micro_batch_size` if None.
+            ranks: the processes that share each step.
 
         Raises:
             UserError: if the sizes do not divide, or there are too few examples for one step.
@@ -48,6 +51,7 @@ class RecordDataModule(L.LightningDataModule):
             batch_size=batch_size,
             micro_batch_size=micro_batch_size,
             seed=seed,
+            ranks=ranks,
         )
 
     @property
@@ -73,7 +77,7 @@ class RecordDataModule(L.LightningDataModule):
     @property
     def micro_batches_per_step(self) -> int:
         """Micro-batches that the Trainer accumulates into one optimizer step."""
-        return self.train_loader.batch_size // self.train_loader.micro_batch_size
+        return self.train_loader.micro_batches_per_step
 
     def train_dataloader(self) -> TrainLoader:
         """Return the shuffled micro-batches of the whole run."""

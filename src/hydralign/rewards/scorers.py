@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hydralign.models.roles import ScalarRole
+from hydralign.ranks import Ranks
 from hydralign.rollout.sampling import Responses
 
 Rule = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
@@ -15,26 +16,24 @@ Rule = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 class RewardModelScorer:
     """Scores responses by a reward model, on the very tokens that were sampled."""
 
-    def __init__(self, reward_model: ScalarRole, micro_batch_size: int) -> None:
+    def __init__(
+        self, reward_model: ScalarRole, micro_batch_size: int, ranks: Ranks | None = None
+    ) -> None:
         """Keep the model, without owning it.
 
         Args:
             reward_model: frozen.
             micro_batch_size: rows per forward pass.
+            ranks: the processes that share the rows.
         """
+        self.ranks = ranks or Ranks()
         self.reward_model = reward_model
         self.micro_batch_size = micro_batch_size
 
     @torch.no_grad()
     def __call__(self, responses: Responses) -> Tensor:
         """Return the (b,) normalised scores of b responses."""
-        sequences = responses.sequences
-        return torch.cat(
-            [
-                self.reward_model.scores(sequences.select(slice(i, i + self.micro_batch_size)))
-                for i in range(0, len(sequences), self.micro_batch_size)
-            ]
-        )
+        return self.ranks.map(self.reward_model.scores, responses.sequences, self.micro_batch_size)
 
 
 class RuleScorer:

@@ -1,5 +1,6 @@
 """One rollout: responses, and what the four roles think of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -61,7 +62,7 @@ def collect_rollout(
         scorer: scores whole responses.
         prompts: b prompts.
         codec: stop and pad ids.
-        sampling: temperature, length limit.
+        sampling: temperature, length limit, and the processes that share the rows.
         generator: source of the draws.
         micro_batch_size: rows per forward pass, as in training.
         clock: notes the seconds of sampling ("generate") and of judging ("score").
@@ -69,21 +70,15 @@ def collect_rollout(
     responses = sample_responses(policy, prompts, codec, sampling, generator)
     clock.lap("generate")
     sequences, temperature = responses.sequences, sampling.temperature
+
+    def judged(function: Callable[[Sequences], Tensor]) -> Tensor:
+        return sampling.ranks.map(function, sequences, micro_batch_size)
+
     with torch.no_grad():
-        micro_batches = [
-            sequences.select(slice(i, i + micro_batch_size))
-            for i in range(0, len(sequences), micro_batch_size)
-        ]
-        stats = [policy.stats(batch, temperature=temperature) for batch in micro_batches]
-        ref_logprobs = [reference(batch, temperature=temperature) for batch in micro_batches]
-        values = [value_model.values(batch) for batch in micro_batches]
+        stats = judged(lambda some: torch.stack(policy.stats(some, temperature=temperature), -1))
+        ref_logprobs = judged(lambda some: reference(some, temperature=temperature))
+        old_values = judged(value_model.values)
         scores = scorer(responses)
+    old_logprobs, entropy = stats.unbind(-1)
     clock.lap("score")
-    return Rollout(
-        responses=responses,
-        old_logprobs=torch.cat([s.logprobs for s in stats]),
-        entropy=torch.cat([s.entropy for s in stats]),
-        ref_logprobs=torch.cat(ref_logprobs),
-        old_values=torch.cat(values),
-        scores=scores,
-    )
+    return Rollout(responses, old_logprobs, entropy, ref_logprobs, old_values, scores)

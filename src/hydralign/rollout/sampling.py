@@ -11,6 +11,7 @@ from hydralign.data.collate import PromptBatch
 from hydralign.errors import UserError
 from hydralign.models.codec import Codec
 from hydralign.models.roles import TextRole
+from hydralign.ranks import Ranks
 from hydralign.rl.masks import position_ids, response_mask_from_stops
 from hydralign.rl.sequences import Sequences
 
@@ -26,6 +27,8 @@ class Sampling:
     max_response_tokens: int
     batch_size: int
     """Prompts in one forward pass; a matter of memory only."""
+    ranks: Ranks = Ranks()
+    """The processes that share the prompts."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class Responses:
     """b prompts as text."""
     texts: tuple[str, ...]
     """b responses as text, without special tokens."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
 
 
 Scorer = Callable[[Responses], Tensor]
@@ -66,13 +72,22 @@ def sample_responses(
     b, r = len(prompts), sampling.max_response_tokens
     # Drawn before anything is sampled: a row does not depend on when its batch mates finish.
     uniform = _uniform(b, r, generator, prompts.prompt_ids.device)
-    pieces = (x.split(sampling.batch_size) for x in (prompts.prompt_ids, prompts.attention_mask))
-    response_ids = torch.cat(
-        [
-            _sample(policy, ids, mask, numbers, codec, sampling.temperature)
-            for ids, mask, numbers in zip(*pieces, uniform.split(sampling.batch_size), strict=True)
+
+    def sample(rows: Tensor) -> Tensor:
+        pieces = [
+            _sample(
+                policy,
+                prompts.prompt_ids[piece],
+                prompts.attention_mask[piece],
+                uniform[piece],
+                codec,
+                sampling.temperature,
+            )
+            for piece in rows.split(sampling.batch_size)
         ]
-    )
+        return torch.cat(pieces)
+
+    response_ids = sampling.ranks.spread(sample, b)
     stop_ids = torch.tensor(codec.stop_ids, device=response_ids.device)
     response_mask, finished = response_mask_from_stops(response_ids, stop_ids)
     sequences = Sequences(

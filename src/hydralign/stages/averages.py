@@ -3,14 +3,20 @@
 import torch
 from torch import Tensor
 
+from hydralign.ranks import Ranks
 from hydralign.rl.masks import masked_sum
 
 
 class Averages:
     """Collects sums and counts by name, so that a mean over micro-batches is no mean of means."""
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, ranks: Ranks | None = None) -> None:
+        """Start empty.
+
+        Args:
+            ranks: the processes that add to them.
+        """
+        self.ranks = ranks or Ranks()
         self._sums: dict[str, float] = {}
         self._counts: dict[str, float] = {}
         self._maxima: dict[str, Tensor] = {}
@@ -29,5 +35,12 @@ class Averages:
 
     def means(self) -> dict[str, float]:
         """Return the mean of each name, and the maximum of those added as such."""
-        means = {name: total / max(self._counts[name], 1) for name, total in self._sums.items()}
-        return means | {name: largest.item() for name, largest in self._maxima.items()}
+        largest = {name: value.item() for name, value in self._maxima.items()}
+        parts = self.ranks.gather((self._sums, self._counts, largest))
+        sums, counts, maxima = zip(*parts, strict=True)
+        means = {
+            name: sum(part[name] for part in sums) / max(sum(part[name] for part in counts), 1)
+            for name in self._sums
+        }
+        of_all = {name: torch.tensor([part[name] for part in maxima]) for name in largest}
+        return means | {name: values.max().item() for name, values in of_all.items()}  # NaN stays

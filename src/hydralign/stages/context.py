@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from hydralign.data.collate import PromptBatch
 from hydralign.models.codec import Codec
+from hydralign.ranks import Ranks
 from hydralign.rewards.scorers import RuleScorer
+from hydralign.rollout.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -28,3 +30,11 @@ class StageContext:
     side_prompts: Sequence[PromptBatch]
     """Training prompts for a stage whose own batches hold none."""
     seed: int
+    ranks: Ranks = Ranks()
+    """The processes that share the work."""
+
+    def sampling(self, temperature: float = 1.0) -> Sampling:
+        """Return how responses are drawn at a temperature."""
+        return Sampling(
+            temperature, self.max_response_tokens, self.generation_batch_size, self.ranks
+        )

@@ -12,6 +12,7 @@ from hydralign.models.roles import TextRole
 from hydralign.rewards.scorers import RuleScorer
 from hydralign.rl.kl import kl_k1
 from hydralign.rl.masks import masked_sum
+from hydralign.rl.sequences import Sequences
 from hydralign.rollout.sampling import Responses, Sampling, Scorer, sample_responses
 from hydralign.stages.bootstrap import bootstrap_interval
 from hydralign.summary import BeforeAndAfter
@@ -79,7 +80,12 @@ class HeadToHead:
         generator = torch.Generator(device).manual_seed(self.seed)
         responses = [
             sample_responses(policy, prompts, self.codec, self.sampling, generator)
-            for prompts in tqdm(self._batches, "answering held-out prompts", delay=2)
+            for prompts in tqdm(
+                self._batches,
+                "answering held-out prompts",
+                delay=2,
+                disable=not self.sampling.ranks.first,
+            )
         ]
         scores = torch.cat([self.scorer(batch) for batch in responses])
         gold = torch.cat([self.gold(batch) for batch in responses]) if self.gold else None
@@ -89,12 +95,16 @@ class HeadToHead:
     def kl_per_sequence(self, answers: Answers) -> float:
         """Mean KL of the trained policy against the reference, in nats per response."""
         temperature = self.sampling.temperature
-        totals = []
-        for batch in answers.responses:
-            logprobs = self.after(batch.sequences, temperature=temperature)
-            ref_logprobs = self.before(batch.sequences, temperature=temperature)
-            kl = kl_k1(logprobs, ref_logprobs)
-            totals.append(masked_sum(kl, batch.sequences.response_mask, dim=-1))
+
+        def kl_of(sequences: Sequences) -> Tensor:
+            logprobs = self.after(sequences, temperature=temperature)
+            ref_logprobs = self.before(sequences, temperature=temperature)
+            return masked_sum(kl_k1(logprobs, ref_logprobs), sequences.response_mask, dim=-1)
+
+        totals = [
+            self.sampling.ranks.map(kl_of, batch.sequences, len(batch))
+            for batch in answers.responses
+        ]
         return torch.cat(totals).mean().item()
 
     def compare(self) -> tuple[Answers, Answers]:

@@ -28,7 +28,6 @@ from hydralign.rl.masks import masked_sum, whiten
 from hydralign.rl.minibatches import iterate_minibatches, split_micro_batches
 from hydralign.rl.rewards import penalise_missing_stop, per_token_rewards
 from hydralign.rollout.collect import Rollout, collect_rollout
-from hydralign.rollout.sampling import Sampling
 from hydralign.rollout.stopwatch import Stopwatch
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
@@ -151,14 +150,15 @@ class PPO(L.LightningModule):
         self.policy = policy
         self.reference = reference
         self.value_model = value_model
+        self.ranks = context.ranks
         self.micro_batch_size = micro_batch_size(
-            settings.minibatch_size, context.train_micro_batch_size, "stage.minibatch_size"
+            settings.minibatch_size // self.ranks.size,
+            context.train_micro_batch_size,
+            "stage.minibatch_size",
         )
-        self.scorer = RewardModelScorer(reward_model, context.score_micro_batch_size)
+        self.scorer = RewardModelScorer(reward_model, context.score_micro_batch_size, self.ranks)
         self.reward_model = reward_model
-        self.sampling = Sampling(
-            settings.temperature, context.max_response_tokens, context.generation_batch_size
-        )
+        self.sampling = context.sampling(settings.temperature)
         self.kl_coef = settings.kl_coef
         self.rollout_step = 0
         self.figures: dict[str, float] = {}
@@ -194,7 +194,7 @@ class PPO(L.LightningModule):
             clock=clock,
         )
         experience = self._judge(rollout)
-        averages = Averages()
+        averages = Averages(self.ranks)
         b, minibatch_size = len(rollout.sequences), self.options.minibatch_size
         for _epoch in range(self.options.ppo_epochs):
             for rows in iterate_minibatches(b, minibatch_size, self.shuffle):
@@ -228,7 +228,8 @@ class PPO(L.LightningModule):
         """
         tokens = experience.sequences.response_mask[rows].sum()
         micro_batches = [
-            experience.select(piece) for piece in split_micro_batches(rows, self.micro_batch_size)
+            experience.select(piece)
+            for piece in split_micro_batches(self.ranks.share(rows), self.micro_batch_size)
         ]
         if self._policy_trains:
             for batch in micro_batches:
@@ -257,6 +258,7 @@ class PPO(L.LightningModule):
         """Clip, apply and clear the gradients of the policy (0) or the value model (1)."""
         optimizer = self.optimizers()[index]  # type: ignore[index]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.ranks.sum_(parameter.grad for parameter in parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm)
         averages.add(f"{name}/grad_norm", norm)
         optimizer.step()

@@ -16,7 +16,7 @@ from hydralign.models.assembly import RoleSpec
 from hydralign.models.roles import ScalarRole, TextRole
 from hydralign.rewards.scorers import RewardModelScorer
 from hydralign.rl.preference import centering_penalty, pairwise_accuracy, pairwise_loss
-from hydralign.rollout.sampling import Sampling, sample_responses
+from hydralign.rollout.sampling import sample_responses
 from hydralign.stages.averages import Averages
 from hydralign.stages.bootstrap import bootstrap_interval
 from hydralign.stages.context import StageContext
@@ -81,11 +81,11 @@ class Reward(L.LightningModule):
         self.context = context
         self.reward_model = reward_model
         self.policy = policy
-        self.scorer = RewardModelScorer(reward_model, context.score_micro_batch_size)
+        self.scorer = RewardModelScorer(reward_model, context.score_micro_batch_size, context.ranks)
         self.figures: dict[str, float] = {}
-        self.sampling = Sampling(1.0, context.max_response_tokens, context.generation_batch_size)
+        self.sampling = context.sampling()
         self._accuracies: list[Tensor] = []
-        self._step = Averages()
+        self._step = Averages(context.ranks)
 
     def batch_plan(self, data: RecordDataModule) -> str:
         """Say in words what a step is."""
@@ -116,20 +116,23 @@ class Reward(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the means over the step, all its micro-batches together."""
         self.log_dict(self._step.means(), prog_bar=True)
-        self._step = Averages()
+        self._step = Averages(self.context.ranks)
 
     @torch.no_grad()
     def on_train_end(self) -> None:
         """Fix the scale: the SFT policy's own responses score 0 on average, with deviation 1."""
         context = self.context
         generator = torch.Generator(self.device).manual_seed(context.seed)
+        silent = not context.ranks.first
         scores = [
-            self.reward_model.scores(
+            self.scorer(
                 sample_responses(
                     self.policy, prompts.to(self.device), context.codec, self.sampling, generator
-                ).sequences
+                )
             )
-            for prompts in tqdm(context.side_prompts, "normalising the scores", delay=2)
+            for prompts in tqdm(
+                context.side_prompts, "normalising the scores", delay=2, disable=silent
+            )
         ]
         self.reward_model.head.normalise_on(torch.cat(scores))
         self.figures["reward/normalisation_mean"] = self.reward_model.head.mean.item()
@@ -137,7 +140,9 @@ class Reward(L.LightningModule):
 
     def validation_step(self, batch: ComparisonBatch, index: int) -> None:
         """Add held-out comparisons."""
-        scores = self.reward_model.scores(batch.sequences)
+        scores = self.context.ranks.map(
+            self.reward_model.scores, batch.sequences, len(batch.sequences)
+        )
         accuracies = _accuracies(scores, batch)
         prompt_index = batch.prompt_index[batch.target != TIE]
         self._accuracies += [accuracies[prompt_index == prompt] for prompt in prompt_index.unique()]

@@ -14,7 +14,6 @@ from hydralign.data.unigram import unigram_nll
 from hydralign.models.assembly import RoleSpec
 from hydralign.models.roles import TextRole
 from hydralign.rl.masks import masked_sum
-from hydralign.rollout.sampling import Sampling
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
 from hydralign.stages.optimizers import make_optimizer
@@ -59,10 +58,10 @@ class SFT(L.LightningModule):
         self.options = settings
         self.context = context
         self.policy = policy
-        self.sampling = Sampling(1.0, context.max_response_tokens, context.generation_batch_size)
+        self.sampling = context.sampling()
         self.figures: dict[str, float] = {}
         self._held_out = Averages()
-        self._step = Averages()
+        self._step = Averages(context.ranks)
 
     def batch_plan(self, data: RecordDataModule) -> str:
         """Say in words what a step is."""
@@ -88,13 +87,17 @@ class SFT(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the means over the step, all its micro-batches together."""
         self.log_dict(self._step.means(), prog_bar=True)
-        self._step = Averages()
+        self._step = Averages(self.context.ranks)
 
     def validation_step(self, batch: DemonstrationBatch, index: int) -> None:
         """Add a batch of held-out demonstrations."""
-        stats, mask = self.policy.stats(batch.sequences), batch.sequences.response_mask
-        self._held_out.add("nll", -stats.logprobs, mask)
-        self._held_out.add("entropy", stats.entropy, mask)
+        sequences = batch.sequences
+        stats = self.context.ranks.map(
+            lambda some: torch.stack(self.policy.stats(some), -1), sequences, len(sequences)
+        )
+        logprobs, entropy = stats.unbind(-1)
+        self._held_out.add("nll", -logprobs, sequences.response_mask)
+        self._held_out.add("entropy", entropy, sequences.response_mask)
 
     def on_validation_epoch_end(self) -> None:
         """Log the held-out loss in nats per response token."""

@@ -1,0 +1,125 @@
+"""The processes of a run, one for each device, and what they tell each other."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hydralign.errors import UserError
+
+T = TypeVar("T")
+Batch = TypeVar("Batch", bound="Rows")
+
+
+class Rows(Protocol):
+    """A batch that rows can be taken of."""
+
+    def __len__(self) -> int:
+        """Count its rows."""
+
+    def select(self: Batch, rows: Tensor) -> Batch:
+        """Return some of them."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that do a run together; one alone has nobody to talk to.
+
+    Every process reads all the data, computes its share of the rows of each pass, and learns what
+    the others have found. So all hold the same figures and take the same decisions, which are
+    those that one process would take.
+    """
+
+    index: int = 0
+    """From 0."""
+    size: int = 1
+    """Processes in all."""
+
+    @classmethod
+    def here(cls, devices: int) -> "Ranks":
+        """Find out which process this is.
+
+        Args:
+            devices: of the run, a process for each.
+        """
+        return cls(int(os.environ.get("LOCAL_RANK", 0)), devices) if devices > 1 else cls()
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes the files and speaks to the user."""
+        return self.index == 0
+
+    def share(self, rows: Tensor) -> Tensor:
+        """Return every size-th of some (n,) row numbers: those of this process."""
+        return rows[self.index :: self.size]
+
+    def spread(self, function: Callable[[Tensor], Tensor], rows: int) -> Tensor:
+        """Apply a function to all rows, each process to its share; return what all have found.
+
+        Args:
+            function: of (n,) row numbers; its result has n rows.
+            rows: how many there are.
+        """
+        if self.size == 1:
+            return function(torch.arange(rows))
+        # As many for each, for nobody to wait forever: what is too much repeats the last row.
+        each = -(-rows // self.size)
+        mine = (torch.arange(each) * self.size + self.index).clamp(max=rows - 1)
+        found = function(mine).contiguous()
+        parts = [torch.empty_like(found) for _ in range(self.size)]
+        with _all_present():
+            dist.all_gather(parts, found)
+        return torch.stack(parts, dim=1).flatten(0, 1)[:rows]
+
+    def map(
+        self, function: Callable[[Batch], Tensor], batch: Batch, micro_batch_size: int
+    ) -> Tensor:
+        """Apply a function to a batch in micro-batches, each process to its share of the rows.
+
+        Args:
+            function: of a few rows; its result has as many.
+            batch: of b rows.
+            micro_batch_size: rows at a time.
+
+        Returns:
+            (b, ...) the results of all processes.
+        """
+
+        def of_rows(rows: Tensor) -> Tensor:
+            pieces = torch.split(rows, micro_batch_size)
+            return torch.cat([function(batch.select(piece)) for piece in pieces])
+
+        return self.spread(of_rows, len(batch))
+
+    def sum_(self, tensors: Iterable[Tensor | None]) -> None:
+        """Add up the tensors of all processes, in place; None is left out."""
+        if self.size > 1:
+            with _all_present():
+                pending = [dist.all_reduce(t, async_op=True) for t in tensors if t is not None]
+                for work in pending:
+                    work.wait()
+
+    def gather(self, item: T) -> list[T]:
+        """Return what each process has, the first one's first."""
+        if self.size == 1:
+            return [item]
+        parts: list[T | None] = [None] * self.size
+        with _all_present():
+            dist.all_gather_object(parts, item)
+        return [part for part in parts if part is not None]
+
+
+@contextmanager
+def _all_present() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # gloo and NCCL have no error of their own for it
+        raise UserError(
+            "Another process of this run has ended, so this one stops too. If it said why, that "
+            f"stands above; if not, it was killed, as for want of memory. ({error})"
+        ) from error
