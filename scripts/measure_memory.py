@@ -219,7 +219,7 @@ def built(cfg: DictConfig, folder: Path) -> tuple[Any, RecordDataModule, MemoryP
     context, _ = build.build_context(cfg, stage, data, source, codec)
     plan = build.plan_run(cfg, stage, settings, data, folder)
     module = stage(settings, context, **random_roles(cfg, stage.roles))
-    return module, data, plan, build.build_trainer(cfg, module, data, context, None, folder)
+    return module, data, plan, build.build_trainer(cfg, module, data, context, None, folder, "")
 
 
 def random_roles(cfg: DictConfig, specs: Mapping[str, RoleSpec]) -> dict[str, Role]:

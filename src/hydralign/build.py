@@ -27,7 +27,7 @@ from hydralign.data.splits import Splits
 from hydralign.data.templates import template_hash
 from hydralign.data_source import DataSource, drawn
 from hydralign.errors import UserError
-from hydralign.inputs import stage_name
+from hydralign.inputs import config_hash, stage_name
 from hydralign.model_source import build_codec, build_roles
 from hydralign.models.codec import Codec
 from hydralign.planner import WATCHED_PROMPTS, Planner, found
@@ -111,7 +111,8 @@ def build_pieces(
     log.info("Batch plan: %s.", module.batch_plan(data))
     if cfg.stop_after:
         log.info("It ends after %d of them: stop_after.", cfg.stop_after)
-    trainer = build_trainer(cfg, module, data, context, held_out, run_dir)
+    fingerprint = config_hash(cfg, inputs)
+    trainer = build_trainer(cfg, module, data, context, held_out, run_dir, fingerprint)
     hashed = template_hash(codec.tokenizer, cfg.data.template)
     return Pieces(module, data, trainer, codec, hashed, plan)
 
@@ -128,8 +129,8 @@ def plan_run(
     planner = Planner(cfg, stage, settings, extent)
     plan = planner.plan()
     log.info("Memory plan: %s at the peak.", plan.summary())
-    planner.check_fits(plan)
     if Ranks.here(cfg.hardware.devices).first:
+        planner.check_fits(plan)
         run_dir.mkdir(parents=True, exist_ok=True)
         write_json(run_dir / "plan.json", plan.as_json())
     return plan
@@ -219,6 +220,7 @@ def build_trainer(
     context: StageContext,
     held_out: PromptBatch | None,
     run_dir: Path,
+    fingerprint: str,
 ) -> L.Trainer:
     """Build the Trainer: one epoch is the whole run."""
     automatic: dict[str, Any] = {
@@ -227,7 +229,7 @@ def build_trainer(
     }
     ranks = context.ranks
     callbacks: list[L.Callback] = [
-        SummedGradients(ranks),  # before what looks at them
+        SummedGradients(ranks, fingerprint),  # before what looks at them
         StageProgressBar(stage_name(cfg), len(data.train_dataloader())),
         Vitals(),
     ]

@@ -22,6 +22,7 @@ WORDS = {
     "model.dtype": ("float32", "bfloat16", "float16"),
     "model.quantization": ("none", "int8", "nf4"),
     "data.template": ("plain", "chat"),
+    "hardware.attention": (None, "grouped", "eager", "sdpa"),
     "hardware.optimizer": ("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"),
     "hardware.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     # Half precision without a mix would round adapters and heads; 16-mixed scales gradients, which
@@ -144,9 +145,10 @@ def _check_values(cfg: DictConfig) -> None:
         )
 
 
-def _check_word(key: str, word: str, words: Sequence[str]) -> None:
+def _check_word(key: str, word: str | None, words: Sequence[str | None]) -> None:
     if word not in words:
-        raise UserError(f"{key}={word} does not exist.{nearest(word, words)}")
+        options = [option for option in words if option is not None]
+        raise UserError(f"{key}={word} does not exist.{nearest(str(word), options)}")
 
 
 def _check_model(model: DictConfig) -> None:
@@ -156,13 +158,13 @@ def _check_model(model: DictConfig) -> None:
     if model.lora is None and model.quantization != "none":
         raise UserError(
             f"model.quantization={model.quantization} freezes the base, so nothing would train. "
-            "Train adapters on it: 'model.lora={rank: 16}'."
+            "Choose a model with adapters (model=..._lora), or write one: lora: {rank: 16}."
         )
     if model.lora is None and model.dtype != "float32":
         raise UserError(
             f"model.dtype={model.dtype} with all weights training would round small updates away. "
             "Use model.dtype=float32 (hardware.precision=bf16-mixed computes in bfloat16 all the "
-            "same), or train adapters: 'model.lora={rank: 16}'."
+            "same), or choose a model with adapters (model=..._lora), or write one."
         )
     if model.source is None and (model.architecture is None or model.vocab_size is None):
         raise UserError(
@@ -196,7 +198,7 @@ def _check_stage(cfg: DictConfig, stage: DictConfig, where: str) -> None:
             f"hardware.devices={devices} does not divide {where}.{key}={size}: every device takes "
             "the same share of a step."
         )
-    if said.records[:1] != ("comparison",):  # whose rows are only known from the data
+    if key == "minibatch_size" or said.records[:1] == ("demonstration",):
         micro_batch_size(size // devices, limit, f"{where}.{key}")
 
 

@@ -96,10 +96,11 @@ class HardwareConfig:
 
     accelerator: str = "auto"
     devices: int = 1
+    """Each has a process of its own; they share the rows of every step."""
     precision: str = "32-true"
     """Of the Trainer."""
     train_micro_batch_size: int = 8
-    """Sequences in one forward and backward pass."""
+    """Sequences in one forward and backward pass of a device."""
     score_micro_batch_size: int = 32
     """Sequences in one forward pass without gradients."""
     generation_batch_size: int = 32
@@ -109,7 +110,7 @@ class HardwareConfig:
     logits_mb: float | None = None
     """MB of logits that stand in memory at once, as float32; null is all of a micro-batch."""
     attention: str | None = None
-    """grouped (made for a CPU), or as transformers has it (sdpa, eager, ...); null: its choice."""
+    """grouped (made for a CPU), or transformers' eager or sdpa; null is its choice."""
     return_freed_memory: bool = False
     """Give large blocks of main memory back when they are freed: less is resident, but slower."""
     memory_gb: float | None = None

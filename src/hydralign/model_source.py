@@ -74,7 +74,9 @@ def _quantization(model: DictConfig) -> Quantization | None:
 def _device(accelerator: str) -> str:
     """Return where weights are quantised: on the card, if one is used."""
     found = torch.accelerator.current_accelerator(check_available=True)
-    return "cpu" if accelerator == "cpu" or found is None else f"{found.type}:0"
+    if accelerator == "cpu" or found is None:
+        return "cpu"
+    return f"{found.type}:{torch.accelerator.current_device_index()}"
 
 
 def _lora_shape(lora: DictConfig | None) -> LoraShape | None:

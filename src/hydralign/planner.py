@@ -141,7 +141,7 @@ class Planner:
         free = free_bytes(on_gpu=self.on_gpu) / 1e9
         if self.on_gpu:
             return free - CARD_OVERHEAD_GB
-        return (free + resident_bytes() / 1e9) / self.cfg.hardware.devices  # they share it
+        return free / self.cfg.hardware.devices + resident_bytes() / 1e9
 
     def _replan(self, work: Workload, kinds: Collection[str]) -> MemoryPlan:
         asked = (self.base, self.shape, self.specs, work, tuple(kinds))

@@ -32,7 +32,8 @@ class Ranks:
 
     Every process reads all the data, computes its share of the rows of each pass, and learns what
     the others have found. So all hold the same figures and take the same decisions, which are
-    those that one process would take.
+    those that one process would take. What exchanges something (all but `share`) must be called
+    by every process: one that calls it alone waits forever.
     """
 
     index: int = 0
@@ -96,13 +97,28 @@ class Ranks:
 
         return self.spread(of_rows, len(batch))
 
-    def sum_(self, tensors: Iterable[Tensor | None]) -> None:
-        """Add up the tensors of all processes, in place; None is left out."""
-        if self.size > 1:
-            with _all_present():
-                pending = [dist.all_reduce(t, async_op=True) for t in tensors if t is not None]
-                for work in pending:
-                    work.wait()
+    def sum_(self, gradients: Iterable[Tensor | None]) -> None:
+        """Add up the gradients of all processes, in place.
+
+        Args:
+            gradients: of the same parameters in each process; None has to be so in all of them.
+
+        Raises:
+            UserError: if a parameter has a gradient in some processes only.
+        """
+        if self.size == 1:
+            return
+        given = list(gradients)
+        missing = self.gather([index for index, x in enumerate(given) if x is None])
+        if any(part != missing[0] for part in missing):
+            raise UserError(
+                "Some parameters have a gradient in one process and none in another, as a mixture "
+                "of experts may have. Such a model trains on one device: hardware.devices=1."
+            )
+        with _all_present():
+            pending = [dist.all_reduce(x, async_op=True) for x in given if x is not None]
+            for work in pending:
+                work.wait()
 
     def gather(self, item: T) -> list[T]:
         """Return what each process has, the first one's first."""
@@ -111,14 +127,16 @@ class Ranks:
         parts: list[T | None] = [None] * self.size
         with _all_present():
             dist.all_gather_object(parts, item)
-        return [part for part in parts if part is not None]
+        return parts  # type: ignore[return-value]
 
 
 @contextmanager
 def _all_present() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # gloo and NCCL have no error of their own for it
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # gloo has no error of its own for it
         raise UserError(
             "Another process of this run has ended, so this one stops too. If it said why, that "
             f"stands above; if not, it was killed, as for want of memory. ({error})"

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import lightning as L
+import torch
 import transformers
 from huggingface_hub.utils import enable_progress_bars
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -55,8 +56,11 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         UserError: for a mistake that the user can mend.
     """
     quieten_libraries()
-    if not Ranks.here(cfg.hardware.devices).first:
+    ranks = Ranks.here(cfg.hardware.devices)
+    if not ranks.first:
         logging.disable(logging.WARNING)  # the first process says it all
+    if ranks.size > 1 and cfg.hardware.accelerator != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_device(ranks.index)  # Lightning does so later, when the base is loaded
     if "chain" in cfg.stage:
         return run_chain(cfg, run_dir)
     return run_stage(cfg, DataSource(cfg.data), run_dir, {})

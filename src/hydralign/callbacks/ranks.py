@@ -6,6 +6,7 @@ import lightning as L
 from lightning.pytorch.strategies import DDPStrategy
 from torch.optim import Optimizer
 
+from hydralign.errors import UserError
 from hydralign.ranks import Ranks
 
 
@@ -18,7 +19,7 @@ class RanksStrategy(DDPStrategy):
     """
 
     def configure_ddp(self) -> None:
-        """Wrap nothing."""
+        """Wrap nothing. Equal weights at the start rest on equal seeds and inputs."""
 
 
 class SummedGradients(L.Callback):
@@ -27,9 +28,33 @@ class SummedGradients(L.Callback):
     Stages that step by hand do so themselves.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
-        """Name the processes."""
-        self.ranks = ranks
+    def __init__(self, ranks: Ranks, fingerprint: str) -> None:
+        """Name the processes.
+
+        Args:
+            ranks: which of them this is.
+            fingerprint: of config and inputs, which must be those of the others.
+        """
+        self.ranks, self.fingerprint = ranks, fingerprint
+
+    def on_fit_start(self, trainer: L.Trainer, stage: Any) -> None:
+        """Check that all processes are here and mean the same run.
+
+        Raises:
+            UserError: if they do not.
+        """
+        if (trainer.global_rank, trainer.world_size) != (self.ranks.index, self.ranks.size):
+            raise UserError(
+                f"hardware.devices={self.ranks.size}: this process takes itself for number "
+                f"{self.ranks.index}, and Lightning for number {trainer.global_rank} of "
+                f"{trainer.world_size}. Start one `python train.py` without a launcher such as "
+                "srun; it starts the others."
+            )
+        if len(set(self.ranks.gather(self.fingerprint))) > 1:
+            raise UserError(
+                "The processes of this run found different inputs: another run has finished "
+                "meanwhile. Name the artifacts (stage.policy=DIR ...) and start again."
+            )
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, stage: Any, optimizer: Optimizer

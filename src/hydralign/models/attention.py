@@ -26,13 +26,18 @@ def set_attention(model: PreTrainedModel, name: str) -> None:
     Raises:
         UserError: if it cannot be computed like that.
     """
+    chosen: str | None = None
     try:
         model.set_attn_implementation(name)
+        chosen = model.config._attn_implementation
+        reason = "this model has it in its own way."
     except (ValueError, ImportError) as error:
+        reason = str(error)
+    if chosen != name:
         raise UserError(
-            f"hardware.attention={name} cannot be used: {error} "
+            f"hardware.attention={name} cannot be used: {reason} "
             "Use hardware.attention=sdpa or eager, or null for what suits the model."
-        ) from error
+        )
 
 
 def grouped_attention(
@@ -70,6 +75,10 @@ def grouped_attention(
                 "Use hardware.attention=eager."
             )
     b, h, q, e = query.shape
+    narrow = value.dtype  # under autocast queries, keys and the mask are wider
+    query, key = query.to(narrow), key.to(narrow)
+    if attention_mask is not None:
+        attention_mask = attention_mask.clamp(min=torch.finfo(narrow).min).to(narrow)
     # Heads that share a key head stand in line, as if they were more queries.
     lined_up = query.reshape(b, key.shape[1], -1, e) * (scaling or e**-0.5)
     attended: Tensor = _Attention.apply(lined_up, key, value, attention_mask)

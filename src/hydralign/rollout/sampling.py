@@ -44,9 +44,6 @@ class Responses:
     texts: tuple[str, ...]
     """b responses as text, without special tokens."""
 
-    def __len__(self) -> int:
-        return len(self.texts)
-
 
 Scorer = Callable[[Responses], Tensor]
 """Gives each of b responses a score: (b,), higher is better."""
@@ -60,7 +57,7 @@ def sample_responses(
     sampling: Sampling,
     generator: torch.Generator,
 ) -> Responses:
-    """Draw one response for each prompt.
+    """Draw one response for each prompt; every process of the run must call it.
 
     Args:
         policy: what to sample from.

@@ -34,7 +34,10 @@ class Averages:
         self._maxima[name] = torch.maximum(largest, self._maxima.get(name, largest))
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each name, and the maximum of those added as such."""
+        """Return the mean of each name, and the maximum of those added as such.
+
+        Every process must call it.
+        """
         largest = {name: value.item() for name, value in self._maxima.items()}
         parts = self.ranks.gather((self._sums, self._counts, largest))
         sums, counts, maxima = zip(*parts, strict=True)

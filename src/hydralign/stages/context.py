@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from hydralign.data.collate import PromptBatch
 from hydralign.models.codec import Codec
+from hydralign.models.roles import ScalarRole
 from hydralign.ranks import Ranks
-from hydralign.rewards.scorers import RuleScorer
+from hydralign.rewards.scorers import RewardModelScorer, RuleScorer
 from hydralign.rollout.sampling import Sampling
 
 
@@ -32,6 +33,10 @@ class StageContext:
     seed: int
     ranks: Ranks = Ranks()
     """The processes that share the work."""
+
+    def scorer(self, reward_model: ScalarRole) -> RewardModelScorer:
+        """Return a scorer that asks a reward model."""
+        return RewardModelScorer(reward_model, self.score_micro_batch_size, self.ranks)
 
     def sampling(self, temperature: float = 1.0) -> Sampling:
         """Return how responses are drawn at a temperature."""

@@ -102,7 +102,7 @@ class HeadToHead:
             return masked_sum(kl_k1(logprobs, ref_logprobs), sequences.response_mask, dim=-1)
 
         totals = [
-            self.sampling.ranks.map(kl_of, batch.sequences, len(batch))
+            self.sampling.ranks.map(kl_of, batch.sequences, len(batch.sequences))
             for batch in answers.responses
         ]
         return torch.cat(totals).mean().item()

@@ -19,7 +19,6 @@ from hydralign.data.collate import PromptBatch
 from hydralign.data.module import RecordDataModule
 from hydralign.models.assembly import RoleSpec
 from hydralign.models.roles import ScalarRole, TextRole
-from hydralign.rewards.scorers import RewardModelScorer
 from hydralign.rl.advantages import gae
 from hydralign.rl.experience import Experience
 from hydralign.rl.kl import adaptive_kl_coef, kl_k1
@@ -156,7 +155,7 @@ class PPO(L.LightningModule):
             context.train_micro_batch_size,
             "stage.minibatch_size",
         )
-        self.scorer = RewardModelScorer(reward_model, context.score_micro_batch_size, self.ranks)
+        self.scorer = context.scorer(reward_model)
         self.reward_model = reward_model
         self.sampling = context.sampling(settings.temperature)
         self.kl_coef = settings.kl_coef

@@ -14,7 +14,6 @@ from hydralign.data.collate import ComparisonBatch
 from hydralign.data.module import RecordDataModule
 from hydralign.models.assembly import RoleSpec
 from hydralign.models.roles import ScalarRole, TextRole
-from hydralign.rewards.scorers import RewardModelScorer
 from hydralign.rl.preference import centering_penalty, pairwise_accuracy, pairwise_loss
 from hydralign.rollout.sampling import sample_responses
 from hydralign.stages.averages import Averages
@@ -81,7 +80,7 @@ class Reward(L.LightningModule):
         self.context = context
         self.reward_model = reward_model
         self.policy = policy
-        self.scorer = RewardModelScorer(reward_model, context.score_micro_batch_size, context.ranks)
+        self.scorer = context.scorer(reward_model)
         self.figures: dict[str, float] = {}
         self.sampling = context.sampling()
         self._accuracies: list[Tensor] = []

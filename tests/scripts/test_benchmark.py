@@ -1,0 +1,112 @@
+"""The pure parts of the benchmark: medians, ratios and table by numbers worked out by hand."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from transformers import AutoTokenizer
+
+from hydralign.data.splits import HashSplitter
+from scripts import benchmark, benchmark_inputs
+from scripts.benchmark_inputs import figures, make_rows, overrides_of
+
+MORE = {"generate_seconds": 1.0, "score_seconds": 2.0, "train_seconds": 7.0, "mfu": 0.5}
+RUNS = {  # step seconds and tokens, the first of which do not count
+    "hydralign": [
+        figures([99.0, 10.0, 12.0, 8.0], [1, 500, 480, 480], 2.0, **MORE),
+        figures([99.0, 10.0], [1, 400], 1.0, **MORE),
+        figures([99.0, 10.0], [1, 600], 1.5, **MORE),
+    ],
+    "trl-bf16": [figures([99.0, s], [1, 500], 4.0) for s in (25.0, 50.0, 20.0)],
+    "trl-fp32": [figures([99.0, s], [1, 500], 5.0) for s in (50.0, 100.0, 50.0)],
+}
+# hydralign 50, 40, 60 tokens/s; TRL bf16 20, 10, 25 and fp32 10, 5, 10. Pairs: 2.5, 4, 2.4.
+TABLE = """\
+| who | how | tokens/s | of TRL's | s a step | generate, score, train | peak GB | of TRL's | MFU |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| hydralign | hardware=cpu as it is | 50.0 | 2.50 | 10.00 | 1.0, 2.0, 7.0 | 1.50 | 38% | 50% |
+| TRL | bf16 networks | 20.0 | 1.00 | 25.00 | -, -, - | 4.00 | 100% | - |
+| TRL | fp32 | 10.0 | 0.50 | 50.00 | -, -, - | 5.00 | 125% | - |"""
+
+
+def test_figures_are_medians_over_the_steps_but_the_first():
+    assert RUNS["hydralign"][0] == {
+        "seconds_per_step": 10.0,
+        "tokens_per_second": 50.0,  # of 50, 40 and 60
+        "peak_gb": 2.0,
+        **MORE,
+    }
+
+
+def test_ratios_are_taken_pair_by_pair_against_the_better_trl():
+    rows = benchmark.summarise(RUNS)
+    assert [row["tokens_per_second_ratio"] for row in rows] == pytest.approx([2.5, 1.0, 0.5])
+    assert [row["peak_gb_ratio"] for row in rows] == pytest.approx([0.375, 1.0, 1.25])
+    assert benchmark.format_table(rows) == TABLE
+
+
+def test_without_trl_there_is_no_ratio():
+    rows = benchmark.summarise({"hydralign": RUNS["hydralign"]})
+    assert rows[0]["tokens_per_second_ratio"] is None
+    assert "| 50.0 | - |" in benchmark.format_table(rows)
+
+
+def test_both_sides_get_the_rows_of_the_training_split(tmp_path):
+    make_rows(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    split_of = HashSplitter(benchmark_inputs.SPLITS)
+    training = [row for row in rows if split_of(row["prompt"]) == "train"]
+    assert json.loads((tmp_path / "train.json").read_text()) == training
+    assert len({row["prompt"] for row in rows}) == len(rows) == 192
+    lengths = {len(text.split()) for row in rows for text in row["responses"]}
+    assert lengths == set(range(4, 44))
+    assert all(row["responses"][0] != row["responses"][1] for row in rows)
+    assert all(len(training) >= work.rows for work in benchmark.WORKS.values())
+
+
+@pytest.mark.parametrize("name", benchmark.WORKS)
+def test_what_hydralign_is_told_composes(name, tmp_path):
+    work = benchmark.WORKS[name]
+    cfg = benchmark._composed(overrides_of(work, tmp_path))
+    steps = cfg.stage.rollouts if work.stage == "ppo" else cfg.stage.steps
+    size = cfg.stage.rollout_batch_size if work.stage == "ppo" else cfg.stage.batch_size
+    assert (steps, size) == (work.steps, work.rows)
+    prepared = benchmark._composed(overrides_of(work, tmp_path, "sft"))
+    assert prepared.stage.steps == (work.steps if work.stage == "sft" else 1)
+    if work.model == "smollm2":
+        lora = {"r": cfg.model.lora.rank, "lora_alpha": cfg.model.lora.alpha}
+        assert lora.items() <= benchmark_inputs.LORA.items()
+        assert cfg.model.lora.target_modules == benchmark_inputs.LORA["target_modules"]
+
+
+def test_the_tiny_model_is_that_of_its_config(tmp_path, monkeypatch):
+    class Source:
+        def __init__(self, data):
+            assert data.name == "movie_reviews"
+
+        def training_texts(self):
+            return ["a film that is good", "a film that is bad"]
+
+    monkeypatch.setattr("hydralign.data_source.DataSource", Source)
+    monkeypatch.setenv("HYDRALIGN_CACHE", str(tmp_path / "cache"))
+    benchmark.make_tiny(tmp_path / "tiny")
+    made = json.loads((tmp_path / "tiny/config.json").read_text())
+    shape = benchmark._composed(["stage=sft", "model=tiny"]).model.architecture
+    assert (made["hidden_size"], made["vocab_size"]) == (shape.hidden_size, 4096)
+    assert AutoTokenizer.from_pretrained(tmp_path / "tiny").eos_token is not None
+
+
+def test_a_missing_model_is_named_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "SMOLLM2", tmp_path)
+    with pytest.raises(SystemExit, match="holds no model.*make_smollm2"):
+        benchmark.main(["--works", "ppo-smollm2"])
+
+
+def test_the_machine_multiplies():
+    assert 1e8 < benchmark.matrix_rate("float32") < 1e15
+
+
+def test_the_process_that_starts_the_others_has_not_loaded_torch():
+    code = "import sys, scripts.benchmark; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
