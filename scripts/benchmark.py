@@ -153,12 +153,11 @@ def measure_hydralign(work: Work, contestant: Contestant, scratch: Path) -> dict
         ]
     found = figures(clock.seconds, clock.tokens, peak, **more)
     rate = matrix_rate(str(cfg.model.dtype))
-    return found | {"mfu": clock.flops / found["seconds_per_step"] / rate}
+    return found | {"mfu": clock.products.flops / found["seconds_per_step"] / rate}
 
 
 def _clock(target: str) -> Any:
     import lightning as L
-    from torch.utils.flop_counter import FlopCounterMode
 
     class Clock(L.Callback):
         """Takes the time of each step and counts its tokens; the first one's products too."""
@@ -166,12 +165,11 @@ def _clock(target: str) -> Any:
         def __init__(self) -> None:
             self.seconds: list[float] = []
             self.tokens: list[float] = []
-            self.counter = FlopCounterMode(display=False)
-            self.flops = 0.0
+            self.products = _products()
 
         def on_train_batch_start(self, trainer: Any, stage: Any, batch: Any, index: int) -> None:
             if index == 0:
-                self.counter.__enter__()
+                self.products.__enter__()
             self.started = time.perf_counter()
 
         def on_train_batch_end(
@@ -181,10 +179,30 @@ def _clock(target: str) -> Any:
             if hasattr(batch, "sequences"):
                 self.tokens.append(float(batch.sequences.attention_mask.sum()))
             if i == 0:
-                self.counter.__exit__(None, None, None)
-                self.flops = float(self.counter.get_total_flops())
+                self.products.__exit__(None, None, None)
 
     return Clock()
+
+
+def _products() -> Any:
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
+
+    class Products(TorchDispatchMode):
+        """Counts what is multiplied while it is entered. FlopCounterMode minds nested gradients."""
+
+        flops = 0.0
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            result = func(*args, **(kwargs or {}))
+            count = flop_registry.get(func._overloadpacket)
+            if count is not None:
+                self.flops += count(*args, **(kwargs or {}), out_val=result)
+            return result
+
+    return Products()
 
 
 def matrix_rate(dtype: str) -> float:

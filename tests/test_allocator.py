@@ -1,5 +1,6 @@
 """Freed memory, in a process of its own: the setting cannot be taken back."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -23,6 +24,35 @@ for _ in range(60):
     del passing
 print(resident() - before)
 """
+
+
+PIECES = """
+from hydralign import allocator
+import psutil, torch
+def resident():
+    return psutil.Process().memory_info().rss / 2**20
+before = resident()
+blocks = [torch.ones(2**15) for _ in range(1600)]  # 200 MB in blocks of 128 KB
+kept = blocks[::20]
+del blocks
+full = resident() - before
+allocator.return_small_pieces()
+print(full, resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_small_pieces_go_back_when_asked_for():
+    done = subprocess.run(
+        [sys.executable, "-c", PIECES],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)},
+    )
+    full, left = map(float, done.stdout.split())
+    assert full > 190
+    assert left < 30  # a twentieth is alive
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")

@@ -14,6 +14,9 @@ LARGE = 2**20
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(LARGE), "THP_MEM_ALLOC_ENABLE": "1"}
 """What does the same for a process that is yet to start."""
 
+TRIMMED_EVERY = 10.0
+"""Seconds between two sweeps of what lies about in small pieces."""
+
 KEPT = 32 * 2**20
 """Bytes up to which the C library keeps freed blocks by itself: its threshold grows to this."""
 
@@ -40,3 +43,12 @@ def return_freed_memory() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch then asks for pages of 2 MB
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
+
+
+def return_small_pieces() -> None:
+    """Give back what is free between smaller blocks; takes some 30 ms for each GB.
+
+    Batches that shrink ask for ever other sizes, and the pieces that they leave add up.
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

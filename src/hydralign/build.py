@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydralign import config
 from hydralign.artifacts import write_json
 from hydralign.batch_plan import largest_divisor, micro_batch_size
+from hydralign.callbacks.memory import ReturnedMemory
 from hydralign.callbacks.progress import StageProgressBar
 from hydralign.callbacks.ranks import RanksStrategy, SummedGradients
 from hydralign.callbacks.samples import SampleTable
@@ -233,6 +234,8 @@ def build_trainer(
         StageProgressBar(stage_name(cfg), len(data.train_dataloader())),
         Vitals(),
     ]
+    if cfg.hardware.return_freed_memory:
+        callbacks.append(ReturnedMemory())
     if held_out is not None:
         callbacks.append(
             SampleTable(held_out, context.codec, every=cfg.samples_every, seed=cfg.seed)

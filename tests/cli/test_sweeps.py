@@ -38,6 +38,13 @@ def test_an_option_that_does_not_exist_stops_a_sweep_before_its_first_job(typed,
     assert not any(path.is_dir() for path in (tmp_path / "sweep").glob("*"))
 
 
+def test_a_job_of_a_sweep_uses_one_device(typed, tmp_path, rows):
+    sweep = [f"data.path={rows}", "seed=0,1", f"hydra.sweep.dir={tmp_path}/sweep"]
+    message = typed(*SFT, "hardware.devices=2", *sweep, flags=["-m"])
+    assert "Jobs of the sweep that failed: 2" in message
+    assert message.count("hardware.devices=2: the jobs of a sweep use one device each.") == 2
+
+
 @pytest.fixture
 def as_job(tmp_path):
     """Composes what Hydra hands to a job, and lets HydraConfig know of it."""
