@@ -23,9 +23,9 @@ class RanksStrategy(DDPStrategy):
 
 
 class SummedGradients(L.Callback):
-    """Adds up the processes' gradients before they are clipped.
+    """Checks that the processes belong together; adds up their gradients before they are clipped.
 
-    Stages that step by hand do so themselves.
+    Stages that step by hand add up themselves.
     """
 
     def __init__(self, ranks: Ranks, fingerprint: str) -> None:
