@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> float:
     checks.check(cfg)
     if cfg.hardware.return_freed_memory:
         allocator.return_freed_memory()
-    with cli.interrupts_held():
+    with cli.interrupts_held(), cli.garbage_kept():
         from hydralign.run import run  # only now: it imports torch
 
         checks.check_machine(cfg)

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from hydralign import config
 from hydralign.artifacts import write_json
 from hydralign.checks import check_settings
+from hydralign.cli import garbage_kept
 from hydralign.explain import explain
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -30,7 +31,8 @@ def main(arguments: Sequence[str]) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=list(arguments))
     check_settings(cfg)
-    plans = {name: plan_stage(name, stage) for name, stage in single_stages(cfg)}
+    with garbage_kept():
+        plans = {name: plan_stage(name, stage) for name, stage in single_stages(cfg)}
     path = Path(cfg.outputs) / "plan.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, plans)
