@@ -93,25 +93,16 @@ def _counting(trainer: Any, watch: Any) -> Any:
 
 
 def _sft(work: Work, dtype: str, folder: Path, rows: Any, tokenizer: Any, watch: Any) -> Any:
-    from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     columns = {"prompt": [r["prompt"] for r in rows], "completion": [r["response"] for r in rows]}
-    trainer = SFTTrainer(
-        model=_load(work, dtype, folder, "AutoModelForCausalLM"),
-        args=SFTConfig(
-            **_settings(work, folder), max_steps=work.steps, gradient_checkpointing=False
-        ),
-        train_dataset=Dataset.from_dict(columns),
-        processing_class=tokenizer,
-        callbacks=[watch],
-        peft_config=_adapters(work, "CAUSAL_LM"),
-    )
-    return _counting(trainer, watch)
+    model = _load(work, dtype, folder, "AutoModelForCausalLM")
+    adapters = _adapters(work, "CAUSAL_LM")
+    sides = (work, folder, tokenizer, watch)
+    return _supervised(SFTTrainer, SFTConfig, columns, model, adapters, *sides)
 
 
 def _reward(work: Work, dtype: str, folder: Path, rows: Any, tokenizer: Any, watch: Any) -> Any:
-    from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
 
     columns = {
@@ -119,15 +110,34 @@ def _reward(work: Work, dtype: str, folder: Path, rows: Any, tokenizer: Any, wat
         "chosen": [row["responses"][0] for row in rows],
         "rejected": [row["responses"][1] for row in rows],
     }
-    trainer = RewardTrainer(
-        model=_load(work, dtype, folder, "AutoModelForSequenceClassification"),
-        args=RewardConfig(
-            **_settings(work, folder), max_steps=work.steps, gradient_checkpointing=False
-        ),
+    model = _load(work, dtype, folder, "AutoModelForSequenceClassification")
+    adapters = _adapters(work, "SEQ_CLS")
+    sides = (work, folder, tokenizer, watch)
+    return _supervised(RewardTrainer, RewardConfig, columns, model, adapters, *sides)
+
+
+def _supervised(
+    trainer_class: Any,
+    config_class: Any,
+    columns: dict[str, list[str]],
+    model: Any,
+    adapters: Any,
+    work: Work,
+    folder: Path,
+    tokenizer: Any,
+    watch: Any,
+) -> Any:
+    """Make a trainer of rows that are there before it starts, and count its tokens."""
+    from datasets import Dataset
+
+    settings = _settings(work, folder) | {"max_steps": work.steps, "gradient_checkpointing": False}
+    trainer = trainer_class(
+        model=model,
+        args=config_class(**settings),
         train_dataset=Dataset.from_dict(columns),
         processing_class=tokenizer,
         callbacks=[watch],
-        peft_config=_adapters(work, "SEQ_CLS"),
+        peft_config=adapters,
     )
     return _counting(trainer, watch)
 

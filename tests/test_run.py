@@ -189,7 +189,7 @@ def gradients_under(preset, stage, chain, tmp_path):
     kind, settings = build.stage_class(cfg)
     inputs = {name: made[name] for name in kind.inputs}
     source = DataSource(cfg.data)
-    pieces = build.build_pieces(cfg, source, kind, settings, inputs, tmp_path / preset)
+    pieces = build.build_pieces(cfg, source, kind, settings, inputs, tmp_path / preset, "")
     kept = Gradients()
     pieces.trainer.callbacks.append(kept)
     pieces.trainer.fit(pieces.stage, pieces.data)

@@ -14,9 +14,6 @@ LARGE = 2**20
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(LARGE), "THP_MEM_ALLOC_ENABLE": "1"}
 """What does the same for a process that is yet to start."""
 
-TRIMMED_EVERY = 10.0
-"""Seconds between two sweeps of what lies about in small pieces."""
-
 KEPT = 32 * 2**20
 """Bytes up to which the C library keeps freed blocks by itself: its threshold grows to this."""
 

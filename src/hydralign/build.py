@@ -28,7 +28,7 @@ from hydralign.data.splits import Splits
 from hydralign.data.templates import template_hash
 from hydralign.data_source import DataSource, drawn
 from hydralign.errors import UserError
-from hydralign.inputs import config_hash, stage_name
+from hydralign.inputs import stage_name
 from hydralign.model_source import build_codec, build_roles
 from hydralign.models.codec import Codec
 from hydralign.planner import WATCHED_PROMPTS, Planner, found
@@ -87,6 +87,7 @@ def build_pieces(
     settings: Any,
     inputs: Mapping[str, Path],
     run_dir: Path,
+    fingerprint: str,
 ) -> Pieces:
     """Build the data, the roles, the stage and its Trainer, and say what was built.
 
@@ -97,6 +98,7 @@ def build_pieces(
         settings: its hyperparameters.
         inputs: artifacts to start from, by name.
         run_dir: of the run.
+        fingerprint: of config and inputs.
     """
     source.check_offers(stage.records)
     codec = build_codec(cfg.model, source, inputs)
@@ -112,7 +114,6 @@ def build_pieces(
     log.info("Batch plan: %s.", module.batch_plan(data))
     if cfg.stop_after:
         log.info("It ends after %d of them: stop_after.", cfg.stop_after)
-    fingerprint = config_hash(cfg, inputs)
     trainer = build_trainer(cfg, module, data, context, held_out, run_dir, fingerprint)
     hashed = template_hash(codec.tokenizer, cfg.data.template)
     return Pieces(module, data, trainer, codec, hashed, plan)

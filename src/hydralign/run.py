@@ -123,7 +123,7 @@ def run_stage(
         _clear(run_dir)
     started = time.perf_counter()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    pieces = build.build_pieces(cfg, source, stage_class, settings, inputs, run_dir)
+    pieces = build.build_pieces(cfg, source, stage_class, settings, inputs, run_dir, fingerprint)
     trainer = pieces.trainer
     forget_peak()
     trainer.fit(pieces.stage, pieces.data)
