@@ -25,7 +25,7 @@ ROOMS = {
 MODULES = {
     "allocator": set(),
     "errors": set(),
-    "memory": set(),
+    "memory": {"allocator"},
     "summary": set(),
     "ranks": set(),
     "artifacts": set(),

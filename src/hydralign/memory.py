@@ -1,5 +1,6 @@
 """How much memory a process takes, has taken at most, and could take."""
 
+import gc
 import re
 import sys
 from contextlib import suppress
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import psutil
 import torch
+
+from hydralign import allocator
 
 CLEAR_PEAK = "5"
 """What Linux wants to be told: see proc(5), clear_refs."""
@@ -26,6 +29,13 @@ def forget_peak() -> None:
     elif sys.platform == "linux":
         with suppress(OSError):  # some containers hide it
             Path("/proc/self/clear_refs").write_text(CLEAR_PEAK)
+
+
+def let_go() -> None:
+    """Give back what is no longer used, such as the networks of a stage that is over."""
+    gc.collect()
+    allocator.return_small_pieces()
+    torch.cuda.empty_cache()
 
 
 def resident_bytes() -> int:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -146,16 +146,12 @@ class Planner:
     def _replan(self, work: Workload, kinds: Collection[str]) -> MemoryPlan:
         asked = (self.base, self.shape, self.specs, work, tuple(kinds))
         plan = remembered(lambda: plan_memory(*asked), asked)
-        return plan if self.on_gpu else plan.plus("process", process_bytes())
+        return plan if self.on_gpu else plan.plus("process", self.process)
 
-
-@cache
-def process_bytes() -> int:
-    """Return what the process took when the first stage was planned, before any network.
-
-    Later it also holds what earlier stages of a chain have left, which is used again.
-    """
-    return resident_bytes()
+    @cached_property
+    def process(self) -> int:
+        """Bytes that the process took when the stage was first planned, before any network."""
+        return resident_bytes()
 
 
 def remembered(make: Callable[[], MemoryPlan], asked: Sequence[object]) -> MemoryPlan:

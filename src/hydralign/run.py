@@ -30,7 +30,7 @@ from hydralign.inputs import (
     read_manifest,
     stage_name,
 )
-from hydralign.memory import forget_peak, peak_memory_gb
+from hydralign.memory import forget_peak, let_go, peak_memory_gb
 from hydralign.models.roles import ScalarRole
 from hydralign.models.saving import save_role
 from hydralign.ranks import Ranks
@@ -81,6 +81,7 @@ def run_chain(cfg: DictConfig, run_dir: Path) -> float:
     build.read_records(cfg, source)  # now: a bad row must not stop the chain half-way
     for name in cfg.stage.chain:
         headline = run_stage(build.stage_of_chain(cfg, name), source, run_dir / name, finished)
+        let_go()
         finished[name] = run_dir / name / "artifact"
         figures |= Manifest.read(finished[name]).metrics
     if Ranks.here(cfg.hardware.devices).first:
