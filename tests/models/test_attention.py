@@ -70,14 +70,15 @@ def test_it_keeps_narrow_tensors_and_copies_no_key():
     assert sum(x.numel() for x in kept.values()) == query.numel() + 2 * key.numel() + 2 * 6 * 5 * 7
 
 
-def test_autocast_with_a_row_that_sees_nothing_and_a_backward_pass_outside_it():
+@pytest.mark.parametrize("of_value", [torch.bfloat16, torch.float32])  # the latter with a KV cache
+def test_autocast_with_a_row_that_sees_nothing_and_a_backward_pass_outside_it(of_value):
     query, key, value, mask = inputs(torch.float32, 6, 2)
     mask[0, 0, 2] = torch.finfo(torch.float32).min  # a padded position
     tensors = (query, key, value)
     upstream = torch.randn(2, 5, 6, 4, generator=torch.Generator().manual_seed(1))
-    with torch.autocast("cpu", torch.bfloat16):  # where values come out narrow, queries wide
-        ours = grouped_attention(None, query, key, value.bfloat16(), mask)[0]
-        theirs = eager(query, key, value.bfloat16(), mask, 0.5)
+    with torch.autocast("cpu", torch.bfloat16):  # where queries come out wide
+        ours = grouped_attention(None, query, key, value.to(of_value), mask)[0]
+        theirs = eager(query, key, value.to(of_value), mask, 0.5)
     found, expected = (torch.autograd.grad(y.float(), tensors, upstream) for y in (ours, theirs))
     assert torch.isfinite(ours).all()
     assert_close(ours.float(), theirs.float(), rtol=2e-2, atol=2e-2)  # bf16: 8 bits

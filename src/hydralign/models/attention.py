@@ -75,8 +75,10 @@ def grouped_attention(
                 "Use hardware.attention=eager."
             )
     b, h, q, e = query.shape
-    narrow = value.dtype  # under autocast queries, keys and the mask are wider
-    query, key = query.to(narrow), key.to(narrow)
+    narrow = value.dtype
+    if torch.is_autocast_enabled(value.device.type):  # not everything comes in as narrow as that
+        narrow = torch.get_autocast_dtype(value.device.type)
+    query, key, value = query.to(narrow), key.to(narrow), value.to(narrow)
     if attention_mask is not None:
         attention_mask = attention_mask.clamp(min=torch.finfo(narrow).min).to(narrow)
     # Heads that share a key head stand in line, as if they were more queries.
