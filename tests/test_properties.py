@@ -28,7 +28,7 @@ def roles(request, make_toys):
 
 @pytest.fixture(autouse=True)
 def _groups(monkeypatch):
-    monkeypatch.setattr(roles_module, "GROUP_SIZE", 3)
+    monkeypatch.setattr(roles_module, "PASS_COST", 5)
 
 
 def random_texts(seed):

@@ -15,10 +15,10 @@ SPECS = {
 }
 
 
-@pytest.fixture(autouse=True, params=[2, 16])
-def group_size(request, monkeypatch):
+@pytest.fixture(autouse=True, params=[5, 1000])
+def pass_cost(request, monkeypatch):
     """Five rows go through the network in three groups of alike length, or all together."""
-    monkeypatch.setattr(roles_module, "GROUP_SIZE", request.param)
+    monkeypatch.setattr(roles_module, "PASS_COST", request.param)
 
 
 @pytest.fixture(params=["own-llama", "lora-llama", "own-gpt2", "lora-gpt2"])
@@ -135,7 +135,7 @@ def test_what_saves_memory_changes_neither_logprobs_nor_gradients(make_toys, kin
         if sparing:
             policy.network.checkpoint_activations()
             policy.chunk_size = 2
-        passes, chunks, groups = [], [], len(list(sequences.length_groups(roles_module.GROUP_SIZE)))
+        passes, chunks, groups = [], [], len(list(sequences.length_groups(roles_module.PASS_COST)))
         layer = policy.network.language_model.base_model.layers[0]
         layer.mlp.register_forward_pre_hook(lambda *_, to=passes: to.append(1))
         head = policy.network.language_model.lm_head

@@ -23,7 +23,7 @@ close = {"rtol": 1e-4, "atol": 1e-6}
 @pytest.fixture(autouse=True)
 def _groups(monkeypatch):
     """A micro-batch goes through the network in up to three groups of alike length."""
-    monkeypatch.setattr(roles, "GROUP_SIZE", 3)
+    monkeypatch.setattr(roles, "PASS_COST", 5)
 
 
 def row_logprobs(role, prompt, response, temperature=1.0):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hydralign.errors import UserError
+from hydralign.models.fused_lora import fuse_
 from hydralign.models.norms import keep_norm_inputs_narrow_
 
 
@@ -126,6 +127,7 @@ class AdapterSet(nn.Module):
         for layer in self.language_model.modules():
             if not isinstance(layer, LoraLayer) or name not in layer.lora_A:
                 continue
+            fuse_(layer)
             layer.cast_input_dtype_enabled = False
             for halves in (layer.lora_A, layer.lora_B):
                 half = halves[name]

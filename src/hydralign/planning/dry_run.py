@@ -73,17 +73,16 @@ class Workload:
 class FullSequences(Sequences):
     """Sequences without padding, which need not be looked at to be grouped or counted."""
 
-    def length_groups(self, size: int) -> Iterator[tuple[Tensor, slice]]:
-        """Cut the batch into groups, each with all columns.
+    def length_groups(self, pass_cost: int) -> Iterator[tuple[Tensor, slice]]:
+        """Leave the batch whole: its rows are alike.
 
         Args:
-            size: rows in a group.
+            pass_cost: of no use here.
 
         Yields:
-            the (n,) rows of a group, and its columns.
+            all rows and all columns.
         """
-        for rows in torch.split(torch.arange(len(self)), size):
-            yield rows, slice(0, self.sequence_ids.shape[1])
+        yield torch.arange(len(self)), slice(0, self.sequence_ids.shape[1])
 
     def counted(self, tensor: Tensor) -> Tensor:
         """Return (b * r, ...): every response token counts.

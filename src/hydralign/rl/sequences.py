@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from math import inf
 
 import torch
 from torch import Tensor
@@ -51,19 +52,24 @@ class Sequences:
         """Return the given rows, in that order."""
         return Sequences(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-    def length_groups(self, size: int) -> Iterator[tuple[Tensor, slice]]:
+    def length_groups(self, pass_cost: int) -> Iterator[tuple[Tensor, slice]]:
         """Cut the batch into groups of alike length, so that little of each is padding.
 
         Args:
-            size: rows in a group; the last may have fewer.
+            pass_cost: padded tokens that are as bad as one group more.
 
         Yields:
             the (n,) rows of a group, and the columns outside of which they are all padding.
         """
         order = self.attention_mask.sum(dim=-1).argsort(stable=True)
-        for rows in torch.split(order, size):
-            used = self.attention_mask[rows].any(dim=0).nonzero()
-            yield rows, slice(int(used[0]), int(used[-1]) + 1)
+        mask = self.attention_mask[order]
+        prompts, responses = (part.sum(dim=-1).tolist() for part in self._halves(mask))
+        for start, end in _cuts(prompts, responses, pass_cost):
+            p, r = max(prompts[start:end]), max(responses[start:end])
+            yield order[start:end], slice(self.prompt_length - p, self.prompt_length + r)
+
+    def _halves(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
+        return tensor[:, : self.prompt_length], tensor[:, self.prompt_length :]
 
     def counted(self, tensor: Tensor) -> Tensor:
         """Return (n, ...) what stands at the n counted response tokens.
@@ -101,3 +107,27 @@ def pad_sequences(
         sequence_ids[row, tokens] = torch.tensor([*prompt, *response], dtype=torch.long)
         attention_mask[row, tokens] = True
     return Sequences(sequence_ids, attention_mask, attention_mask[:, p:].clone())
+
+
+def _cuts(
+    prompts: Sequence[int], responses: Sequence[int], pass_cost: int
+) -> list[tuple[int, int]]:
+    """Cut rows into the stretches that are cheapest in all, by dynamic programming.
+
+    A stretch costs its rows times its longest prompt and response, and `pass_cost`.
+    """
+    best, start_of = [0.0], [0]  # of the first n rows: the cost, and where the last stretch starts
+    for end in range(1, len(prompts) + 1):
+        p, r, cheapest, first = 0, 0, inf, 0
+        for start in range(end - 1, -1, -1):
+            p, r = max(p, prompts[start]), max(r, responses[start])
+            cost = best[start] + (end - start) * (p + r) + pass_cost
+            if cost < cheapest:
+                cheapest, first = cost, start
+        best.append(cheapest)
+        start_of.append(first)
+    cuts, end = [], len(prompts)
+    while end:
+        cuts.append((start_of[end], end))
+        end = start_of[end]
+    return cuts[::-1]
