@@ -1,13 +1,14 @@
 """Networks small enough to train in a second, in both ways that a role can come: owning its network
 ("own") and as an adapter on one base ("lora")."""
 
+import json
 import string
 from dataclasses import dataclass
 
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from hydralign.models.adapters import LoraShape
 from hydralign.models.assembly import RoleSpec, StartingPoint, adapter_roles, own_roles
@@ -15,6 +16,7 @@ from hydralign.models.codec import Codec, make_codec
 from hydralign.models.loading import BaseModel
 from hydralign.models.quantization import Quantization
 from hydralign.models.saving import save_role
+from hydralign.models.tiny_tokenizer import trained_tokenizer
 from hydralign.rl.sequences import pad_sequences
 
 EXPECTED_WARNINGS = (
@@ -34,6 +36,7 @@ ARCHITECTURES = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.2},
 }
 SCORE_MEAN, SCORE_STD = 0.3, 1.7
+WORDS = ("good", "bad", "fine", "dull", "warm", "cold", "long", "short")
 
 
 def pytest_configure(config):
@@ -157,3 +160,38 @@ def with_garbage():
         return type(sequences)(ids, sequences.attention_mask, sequences.response_mask)
 
     return fill
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory):
+    """Rows that serve all three kinds of record."""
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    lines = [
+        {
+            "prompt": f"a {first} and {second}",
+            "response": f" {second} film",
+            "responses": [f" {first} film", f" {second} end", " so"],
+            "ranks": [1, 2, 2],
+        }
+        for first in WORDS
+        for second in WORDS
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory, rows):
+    """A random Llama of a few thousand parameters, in the form a hub would serve it."""
+    folder = tmp_path_factory.mktemp("llama")
+    tokenizer = trained_tokenizer([rows.read_text()], 300, folder)
+    shape = LlamaConfig(
+        vocab_size=300,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+    )
+    LlamaForCausalLM(shape).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return folder / "model"

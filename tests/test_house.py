@@ -35,7 +35,8 @@ MODULES = {
     "data_source": {"data", "models", "rewards"},
     "checks": {"batch_plan", "config", "data", "inputs"},
     "explain": {"data"},
-    "cli": {"explain"},
+    "record": {"artifacts"},
+    "cli": {"explain", "record"},
     "model_source": {"data", "data_source", "inputs", "models", "planning"},
     "planner": {
         "allocator",
@@ -49,7 +50,17 @@ MODULES = {
     },
     "build": {*ROOMS, "artifacts", "batch_plan", "config", "data_source", "inputs", "model_source"}
     | {"planner"} - {"rewards", "rl"},
-    "run": {"build", "artifacts", "data_source", "inputs", "memory", "models", "summary"},
+    "run": {
+        "build",
+        "artifacts",
+        "callbacks",
+        "data_source",
+        "inputs",
+        "memory",
+        "models",
+        "record",
+    }
+    | {"summary"},
 }
 ALLOWED = {**ROOMS, **MODULES, "train": {"allocator", "checks", "cli", "config", "run"}}
 ANYWHERE = {"errors", "ranks"}
@@ -61,7 +72,7 @@ SMALL = {
 }
 """Small modules of no room's own, and who may use them."""
 KNOW_HYDRA = {"config", "build", "inputs", "run", "cli", "checks", "explain"}
-KNOW_HYDRA |= {"data_source", "model_source", "planner"}
+KNOW_HYDRA |= {"data_source", "model_source", "planner", "record"}
 
 
 def room(path):

@@ -11,18 +11,15 @@ import torch
 from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.testing import assert_close
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from hydralign import build, config
 from hydralign.artifacts import Manifest
 from hydralign.data import sources
 from hydralign.data_source import DataSource
 from hydralign.errors import UserError
-from hydralign.models.tiny_tokenizer import trained_tokenizer
 from hydralign.run import run
 
 CONF = Path(__file__).parents[1] / "conf"
-WORDS = ("good", "bad", "fine", "dull", "warm", "cold", "long", "short")
 CHAIN = [
     "stage=rlhf",
     "data=jsonl",
@@ -39,41 +36,6 @@ CHAIN = [
     "stage.ppo.minibatch_size=2",
     "stage.ppo.ppo_epochs=2",
 ]
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    """Rows that serve all three kinds of record."""
-    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    lines = [
-        {
-            "prompt": f"a {first} and {second}",
-            "response": f" {second} film",
-            "responses": [f" {first} film", f" {second} end", " so"],
-            "ranks": [1, 2, 2],
-        }
-        for first in WORDS
-        for second in WORDS
-    ]
-    path.write_text("\n".join(json.dumps(line) for line in lines))
-    return path
-
-
-@pytest.fixture(scope="module")
-def tiny_llama(tmp_path_factory, rows):
-    """A random Llama of a few thousand parameters, in the form a hub would serve it."""
-    folder = tmp_path_factory.mktemp("llama")
-    tokenizer = trained_tokenizer([rows.read_text()], 300, folder)
-    shape = LlamaConfig(
-        vocab_size=300,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-    )
-    LlamaForCausalLM(shape).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    return folder / "model"
 
 
 def composed(*overrides):

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydralign import config
 from hydralign.artifacts import write_json
 from hydralign.batch_plan import largest_divisor, micro_batch_size
+from hydralign.callbacks.checkpoints import Checkpoints, WholeFile
 from hydralign.callbacks.memory import ReturnedMemory
 from hydralign.callbacks.progress import StageProgressBar
 from hydralign.callbacks.ranks import RanksStrategy, SummedGradients
@@ -234,6 +235,7 @@ def build_trainer(
         SummedGradients(ranks, fingerprint),  # before what looks at them
         StageProgressBar(stage_name(cfg), len(data.train_dataloader())),
         Vitals(),
+        Checkpoints(run_dir, ranks, minutes=cfg.checkpoint_minutes),
     ]
     if cfg.hardware.return_freed_memory:
         callbacks.append(ReturnedMemory())
@@ -245,6 +247,7 @@ def build_trainer(
         accelerator=cfg.hardware.accelerator,
         devices=cfg.hardware.devices,
         strategy=RanksStrategy() if ranks.size > 1 else "auto",
+        plugins=WholeFile(),
         precision=cfg.hardware.precision,
         logger=instantiate(cfg.logger)(save_dir=str(run_dir)),
         callbacks=callbacks,

@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from hydralign.errors import UserError
 from hydralign.explain import explain
+from hydralign.record import RECORD, newest_unfinished, read_record
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -42,6 +45,7 @@ def launch(main: Callable[[], None], conf_dir: Path) -> None:
     threading.excepthook = _thread_failed
     _give_help_a_stage(sys.argv)
     try:
+        _go_on_in_its_folder(sys.argv, conf_dir)
         main()
     except BrokenPipeError:  # `| head` has read enough, and the last flush must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -135,12 +139,14 @@ def _note_failure(error: Exception, message: str | None) -> float:
 
 def _stopped() -> str:
     hydra = HydraConfig.get()
-    folder = f"hydra.run.dir={hydra.runtime.output_dir}"
     if hydra.mode == RunMode.MULTIRUN:
-        folder = f"hydra.sweep.dir={hydra.sweep.dir}"
+        goes_on = f"hydra.sweep.dir={hydra.sweep.dir}"
+    else:
+        goes_on = f"resume={hydra.runtime.output_dir}"
     return (
         "Stopped. No half-written artifact was left.\n"
-        f"The same command with {folder} takes finished stages as they are and runs the rest."
+        f"The same command with {goes_on} takes finished stages as they are and goes on with the "
+        "rest."
     )
 
 
@@ -152,6 +158,33 @@ def _give_help_a_stage(arguments: list[str]) -> None:
     if not any(arguments[i].startswith(("stage=", "experiment=")) for i in places):
         # Beside the other overrides: argparse wants them in one piece.
         arguments.insert(places[0] if places else len(arguments), "stage=rlhf")
+
+
+def _go_on_in_its_folder(arguments: list[str], conf_dir: Path) -> None:
+    """Let `resume=DIR` be the folder of the run; `resume=auto` is looked up.
+
+    Raises:
+        UserError: if no run has begun there, or a sweep is asked for.
+    """
+    places = [i for i, argument in enumerate(arguments) if argument.startswith("resume=")]
+    if not places or arguments[places[-1]] == "resume=null":
+        return
+    if {"-m", "--multirun"} & set(arguments):
+        raise UserError("resume is for one run. A sweep goes on with hydra.sweep.dir=DIR.")
+    folder = arguments[places[-1]].partition("=")[2]
+    if folder == "auto":
+        others = [x for x in arguments[1:] if "=" in x and not x.startswith(("resume=", "hydra."))]
+        with initialize_config_dir(str(conf_dir.resolve()), version_base="1.3"):
+            cfg = compose("train", overrides=others)
+        folder = str(newest_unfinished(Path(cfg.outputs), cfg))
+    elif not read_record(Path(folder)):
+        raise UserError(
+            f"resume={folder}: no run has begun there ({RECORD} is missing). Name the folder of a "
+            "run that stopped, or resume=auto."
+        )
+    # Beside the other overrides: argparse wants them in one piece.
+    arguments[places[-1]] = f"resume={folder}"
+    arguments.insert(places[-1] + 1, f"hydra.run.dir={folder}")
 
 
 def _say(message: str) -> None:

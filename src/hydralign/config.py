@@ -136,6 +136,12 @@ class RunConfig:
     """Share of a run between two looks at held-out data."""
     samples_every: int = 20
     """Steps between two tables of sampled responses."""
+    resume: str | None = None
+    """Folder of a run that stopped, to go on with it; auto: the newest with the same settings."""
+    resume_anyway: bool = False
+    """Go on even with other settings than the run was started with."""
+    checkpoint_minutes: float = 10.0
+    """Between two checkpoints of a run."""
     stop_after: int | None = None
     """Steps, in PPO rollouts, after which each stage ends early: to try things out."""
 

@@ -20,6 +20,7 @@ from hydralign.artifacts import (
     write_artifact,
     write_json,
 )
+from hydralign.callbacks.checkpoints import CHECKPOINT, rewind_events
 from hydralign.data_source import DataSource
 from hydralign.inputs import (
     config_hash,
@@ -34,6 +35,7 @@ from hydralign.memory import forget_peak, let_go, peak_memory_gb
 from hydralign.models.roles import ScalarRole
 from hydralign.models.saving import save_role
 from hydralign.ranks import Ranks
+from hydralign.record import check_the_same, write_record
 from hydralign.summary import final_table, samples_markdown, samples_table
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,9 @@ def run_chain(cfg: DictConfig, run_dir: Path) -> float:
     finished: dict[str, Path] = {}
     figures: dict[str, float] = {}
     headline = float("nan")
+    first = Ranks.here(cfg.hardware.devices).first
+    if first:
+        write_record(run_dir, cfg, unfinished=True)
     source = DataSource(cfg.data)
     build.read_records(cfg, source)  # now: a bad row must not stop the chain half-way
     for name in cfg.stage.chain:
@@ -84,8 +89,9 @@ def run_chain(cfg: DictConfig, run_dir: Path) -> float:
         let_go()
         finished[name] = run_dir / name / "artifact"
         figures |= Manifest.read(finished[name]).metrics
-    if Ranks.here(cfg.hardware.devices).first:
+    if first:
         write_json(run_dir / "metrics.json", figures)
+        write_record(run_dir, cfg)
     log.info("\n%s", final_table(figures))
     return headline
 
@@ -120,14 +126,13 @@ def run_stage(
         return done.metrics[stage_class.headline]
 
     ranks = Ranks.here(cfg.hardware.devices)
-    if ranks.first:
-        _clear(run_dir)
+    checkpoint = _set_out(cfg, run_dir, fingerprint, ranks)
     started = time.perf_counter()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     pieces = build.build_pieces(cfg, source, stage_class, settings, inputs, run_dir, fingerprint)
     trainer = pieces.trainer
     forget_peak()
-    trainer.fit(pieces.stage, pieces.data)
+    trainer.fit(pieces.stage, pieces.data, ckpt_path=checkpoint, weights_only=True)
     if is_overridden("validation_step", pieces.stage):
         trainer.validate(pieces.stage, pieces.data, verbose=False)
     trainer.test(pieces.stage, pieces.data, verbose=False)
@@ -143,6 +148,23 @@ def run_stage(
     trainer.strategy.barrier()  # the next stage of a chain starts from what was saved
     log.info("\n%s", final_table(figures))
     return figures[stage_class.headline]
+
+
+def _set_out(cfg: DictConfig, run_dir: Path, fingerprint: str, ranks: Ranks) -> Path | None:
+    """Prepare the folder; return the checkpoint to go on from, if there is one.
+
+    Raises:
+        UserError: if it is that of another run.
+    """
+    checkpoint = run_dir / CHECKPOINT
+    there = checkpoint.is_file()
+    if there:
+        check_the_same(run_dir, cfg, fingerprint)
+        log.info("Going on from %s.", checkpoint)
+    if ranks.first:
+        rewind_events(run_dir) if there else _clear(run_dir)
+        write_record(run_dir, cfg, fingerprint=fingerprint, unfinished=True)
+    return checkpoint if there else None
 
 
 def _clear(run_dir: Path) -> None:
@@ -190,6 +212,8 @@ def _save(
     write_artifact(
         run_dir / "artifact", manifest, lambda folder: save_role(product, pieces.codec, folder)
     )
+    write_record(run_dir, cfg, fingerprint=fingerprint)
+    (run_dir / CHECKPOINT).unlink(missing_ok=True)
 
 
 def quieten_libraries() -> None:

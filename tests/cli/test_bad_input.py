@@ -189,3 +189,17 @@ def test_a_first_fetch_that_fails(typed, monkeypatch, tmp_path, broken):
     assert f"by hand: {tmp_path}/cache/vaderSentiment-3.3.2.tar.gz" in message
     assert list((tmp_path / "cache").iterdir()) == []
     assert left_in(tmp_path) == []
+
+
+def test_a_run_that_never_began_cannot_go_on(typed, tmp_path):
+    assert typed("stage=sft", f"resume={tmp_path}") == (
+        f"resume={tmp_path}: no run has begun there (run.json is missing). Name the folder of a "
+        "run that stopped, or resume=auto."
+    )
+    assert typed("stage=sft", "resume=auto") == (
+        f"resume=auto: no run under {tmp_path}/outputs stopped with the same settings. Name its "
+        "folder (resume=DIR), or leave resume out to begin."
+    )
+    assert typed("stage=sft", "resume=auto", flags=["-m"]) == (
+        "resume is for one run. A sweep goes on with hydra.sweep.dir=DIR."
+    )

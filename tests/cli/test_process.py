@@ -3,6 +3,7 @@
 import resource
 import signal
 import time
+from itertools import takewhile
 
 import pytest
 
@@ -55,24 +56,36 @@ def test_help_may_be_read_by_a_pipe_that_closes(tmp_path):
     process.wait()
 
 
-def test_ctrl_c_during_training_leaves_no_artifact_and_says_how_to_go_on(tmp_path, rows):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_says_how_to_go_on_and_goes_on(tmp_path, rows, number):
     folder = tmp_path / "run"
-    given = [*SFT, f"data.path={rows}", "stage.steps=1000000", f"hydra.run.dir={folder}"]
-    process = start(*given, env={"HYDRALIGN_CACHE": str(tmp_path / "cache")})
-    try:
-        assert any(line.startswith("Batch plan:") for line in process.stdout)
-        time.sleep(1)  # into the first steps
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == cli.INTERRUPTED
-    assert err.strip() == (
-        "Stopped. No half-written artifact was left.\n"
-        f"The same command with hydra.run.dir={folder} takes finished stages as they are and runs "
-        "the rest."
-    )
-    assert left_in(tmp_path) == []
+    given = [*SFT, f"data.path={rows}", f"outputs={tmp_path}", "stage.steps=100000"]
+    caches = {"HYDRALIGN_CACHE": str(tmp_path / "cache")}
+
+    def stopped(*more):
+        before = set(folder.glob("events.*"))
+        process = start(*given, *more, env=caches)
+        try:
+            said = [line for line in takewhile(lambda x: "Batch plan:" not in x, process.stdout)]
+            while process.poll() is None and set(folder.glob("events.*")) <= before:
+                time.sleep(0.1)  # until the first figures are there
+            process.send_signal(number)
+            _, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
+        assert process.returncode == cli.INTERRUPTED
+        assert err.strip() == (
+            "Stopping after this step. Once more: stop at once.\n\n"
+            "Stopped. No half-written artifact was left.\n"
+            f"The same command with resume={folder} takes finished stages as they are and goes on "
+            "with the rest."
+        )
+        assert left_in(tmp_path) == []
+        return "".join(said)
+
+    assert "Going on" not in stopped(f"hydra.run.dir={folder}")
+    for resume in (folder, "auto"):
+        assert f"Going on from {folder}/checkpoint.ckpt" in stopped(f"resume={resume}")
 
 
 def test_ctrl_c_during_an_import_waits_for_its_end_where_nothing_swallows_it():

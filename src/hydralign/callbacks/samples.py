@@ -31,7 +31,8 @@ class SampleTable(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, stage: Any) -> None:
         """Show where training starts."""
-        self._log(trainer, stage, 0)
+        if trainer.global_step == 0:  # not where it goes on
+            self._log(trainer, stage, 0)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, stage: Any, outputs: Any, batch: Any, index: int

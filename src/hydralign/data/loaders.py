@@ -74,6 +74,8 @@ class TrainLoader:
         self.examples, self.collate, self.seed = examples, collate, seed
         self.batch_size, self.micro_batch_size, self.steps = batch_size, micro_batch_size, steps
         self._next = 0
+        self.between_steps: Callable[[], None] = lambda: None
+        """Called before each step but the first that is handed out."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -96,6 +98,8 @@ class TrainLoader:
         start = self._next if self._next < len(self) else 0
         for index in range(start, len(self)):
             number, part = divmod(index, micro_batches)
+            if part == 0 and index > start:
+                self.between_steps()
             epoch, place = divmod(number, self.steps_per_epoch)
             if not order or (place == 0 and part == 0):
                 order = self._order(epoch)

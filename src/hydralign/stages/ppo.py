@@ -120,6 +120,7 @@ class PPO(L.LightningModule):
         "reward_model": RoleSpec("reward_model", scalar=True),
     }
     product = "policy"
+    state = ("kl_coef", "rollout_step", "generator", "shuffle")
     headline = "ppo/win_rate"
 
     def __init__(

@@ -1,0 +1,269 @@
+"""A run that stops and goes on, against one that was never stopped: the same to the last bit."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from hydralign import config
+from hydralign.callbacks.checkpoints import CHECKPOINT, Checkpoints, WholeFile, read_checkpoint
+from hydralign.data.loaders import TrainLoader
+from hydralign.errors import UserError
+from hydralign.ranks import Ranks
+from hydralign.record import RECORD, newest_unfinished, read_record
+from hydralign.run import run
+
+CONF = Path(__file__).parents[1] / "conf"
+SHARED = [
+    *("data=jsonl", "data.template=plain", "data.max_response_tokens=6", "samples_every=2"),
+    "data.splits={train: 0.6, validation: 0.2, test: 0.2}",
+    *("checkpoint_minutes=0", "hardware.train_micro_batch_size=2"),
+]
+STAGES = ("sft", "reward", "ppo")
+CHAIN = [
+    "stage=rlhf",
+    *("stage.sft.steps=11", "stage.sft.batch_size=4", "stage.sft.warmup_steps=2"),
+    *("stage.reward.steps=11", "stage.reward.batch_size=2", "stage.reward.warmup_steps=2"),
+    *("stage.ppo.rollouts=5", "stage.ppo.value_warmup_rollouts=1", "stage.ppo.warmup_rollouts=2"),
+    *("stage.ppo.rollout_batch_size=4", "stage.ppo.minibatch_size=2", "stage.ppo.ppo_epochs=2"),
+    "stage.ppo.target_kl_per_sequence=0.01",
+]
+OF_THE_MACHINE = ("seconds", "memory_gb", "_per_second")
+
+
+class Killed(Exception):
+    pass
+
+
+def composed(*overrides):
+    config.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", [*SHARED, *overrides])
+
+
+def kind_of(kind, tiny_llama, rows):
+    base = ["model=llama7b_lora", f"model.source={tiny_llama}", "model.quantization=none"]
+    narrow = {"lora": ["model.dtype=float32"], "own": ["model.dtype=float32", "model.lora=null"]}
+    return [*base, *narrow[kind], f"data.path={rows}", *CHAIN]
+
+
+def weights(folder):
+    return {
+        f"{path.relative_to(folder)}:{name}": tensor
+        for path in sorted(folder.rglob("artifact/*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def figures(folder):
+    found = json.loads((folder / "metrics.json").read_text())
+    return {k: v for k, v in found.items() if not k.endswith(OF_THE_MACHINE)}
+
+
+def logged(folder):
+    """Everything that TensorBoard shows, step by step."""
+    found = {}
+    for stage in STAGES:
+        events = EventAccumulator(str(folder / stage), size_guidance={"scalars": 0, "tensors": 0})
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            if not tag.endswith(OF_THE_MACHINE):
+                # Sorted: files of the same second are not read in the order in which they began.
+                found[stage, tag] = sorted(
+                    (event.step, event.value) for event in events.Scalars(tag)
+                )
+        for tag in events.Tags()["tensors"]:
+            told = events.Tensors(tag)
+            found[stage, tag] = sorted((e.step, e.tensor_proto.string_val[0]) for e in told)
+    return found
+
+
+@pytest.fixture(scope="module", params=["lora", "own"])
+def uninterrupted(request, tiny_llama, rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    chosen = kind_of(request.param, tiny_llama, rows)
+    run(composed(*chosen), folder)
+    return folder, chosen
+
+
+def stop_at(monkeypatch, stops):
+    """Raise after some checkpoints and before some others, counted over all attempts."""
+    saves = []
+
+    def counted(self, checkpoint, path, storage_options=None):
+        saves.append(path)
+        if -len(saves) in stops:
+            raise Killed  # the step since the last checkpoint is lost
+        save(self, checkpoint, path)
+        if len(saves) in stops:
+            raise Killed
+
+    save = WholeFile.save_checkpoint
+    monkeypatch.setattr(WholeFile, "save_checkpoint", counted)
+    return saves
+
+
+@pytest.mark.parametrize(
+    "stops",
+    [
+        # 10 checkpoints in sft and in reward, 4 in ppo, and one more for each that was lost.
+        (1, 9, 13, 19, 21, 23),
+        (-2, -3, 5, -13, 16, -18, -19, 26, 27, -29),
+    ],
+)
+def test_a_chain_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
+    uninterrupted, stops, tmp_path, monkeypatch
+):
+    folder, chosen = uninterrupted
+    saves = stop_at(monkeypatch, stops)
+    attempts = 0
+    while True:
+        attempts += 1
+        try:
+            run(composed(*chosen), tmp_path)
+        except Killed:
+            torch.manual_seed(attempts)  # whatever another process would start with
+        else:
+            break
+    assert attempts == len(stops) + 1
+    assert len(saves) == 24 + sum(stop < 0 for stop in stops)
+    ours, theirs = weights(tmp_path), weights(folder)
+    assert ours.keys() == theirs.keys()
+    assert len(ours) >= 30
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert figures(tmp_path) == figures(folder)
+    found, expected = logged(tmp_path), logged(folder)
+    assert [
+        (tag, found.get(tag), told) for tag, told in expected.items() if found[tag] != told
+    ] == []
+    assert found.keys() == expected.keys()
+    assert len(expected) > 35
+    assert [path.name for path in tmp_path.rglob("*") if "ckpt" in path.name] == []
+
+
+def test_a_checkpoint_holds_what_trains_and_no_code(uninterrupted, tmp_path, monkeypatch):
+    folder, chosen = uninterrupted
+    stop_at(monkeypatch, (22,))
+    with pytest.raises(Killed):
+        run(composed(*chosen), tmp_path)
+    checkpoint = read_checkpoint(tmp_path / "ppo" / CHECKPOINT)  # with weights_only
+    assert checkpoint["stage"].keys() == {"kl_coef", "rollout_step", "generator", "shuffle"}
+    assert checkpoint["stage"]["rollout_step"] == 2
+    adapters = "model.lora=null" not in chosen
+    assert adapters == all(
+        "lora" in n or n.endswith("head.weight") for n in checkpoint["state_dict"]
+    )
+    assert not any(name.startswith(("reference", "reward")) for name in checkpoint["state_dict"])
+
+
+def test_a_run_with_other_settings_is_told_what_changed(uninterrupted, tmp_path, monkeypatch):
+    _, chosen = uninterrupted
+    with monkeypatch.context() as patch:
+        stop_at(patch, (2,))
+        with pytest.raises(Killed):
+            run(composed(*chosen), tmp_path)
+    changed = [*chosen, "stage.sft.learning_rate=0.5", "seed=3"]
+    with pytest.raises(
+        UserError, match=r"Changed: seed was 0, is 3, stage.learning_rate was .* 0.5"
+    ):
+        run(composed(*changed), tmp_path)
+    with pytest.raises(UserError, match=r"a step had 2 micro-batches, and now has 1"):
+        run(composed(*chosen, "hardware.train_micro_batch_size=4"), tmp_path)
+    stop_at(monkeypatch, (1,))
+    with pytest.raises(Killed):
+        run(composed(*changed, "resume_anyway=true"), tmp_path)
+    assert read_record(tmp_path / "sft")["settings"]["seed"] == 3
+
+
+def test_a_damaged_checkpoint_is_refused(uninterrupted, tmp_path, monkeypatch):
+    _, chosen = uninterrupted
+    stop_at(monkeypatch, (1,))
+    with pytest.raises(Killed):
+        run(composed(*chosen), tmp_path)
+    path = tmp_path / "sft" / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"is no checkpoint that can be read.*Delete it"):
+        run(composed(*chosen), tmp_path)
+
+
+class Bomb:
+    def __reduce__(self):
+        return print, ("boom",)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path, capsys):
+    torch.save({"state_dict": Bomb()}, tmp_path / CHECKPOINT)
+    with pytest.raises(UserError, match="is no checkpoint that can be read"):
+        WholeFile().load_checkpoint(tmp_path / CHECKPOINT)
+    assert "boom" not in capsys.readouterr().out
+
+
+def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path):
+    WholeFile().save_checkpoint({"step": torch.tensor(1)}, tmp_path / CHECKPOINT)
+
+    class Full:
+        def __reduce__(self):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        WholeFile().save_checkpoint({"step": torch.tensor(2), "x": Full()}, tmp_path / CHECKPOINT)
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
+    assert read_checkpoint(tmp_path / CHECKPOINT)["step"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_told_to_stop_saves_first(
+    uninterrupted, tmp_path, monkeypatch, number, capsys
+):
+    folder, chosen = uninterrupted
+    handed_out = TrainLoader.__iter__
+
+    def interrupting(self):
+        for index, batch in enumerate(handed_out(self)):
+            if index == 5:  # within the third step of two micro-batches
+                os.kill(os.getpid(), number)
+            yield batch
+
+    later = ["checkpoint_minutes=60"]
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainLoader, "__iter__", interrupting)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            run(composed(*chosen, *later), tmp_path)
+    assert "Stopping after this step" in capsys.readouterr().err
+    assert signal.getsignal(number) == before
+    checkpoint = read_checkpoint(tmp_path / "sft" / CHECKPOINT)
+    assert checkpoint["global_step"] == 3
+    run(composed(*chosen, *later), tmp_path)
+    assert figures(tmp_path) == figures(folder)
+
+
+def test_told_twice_it_stops_at_once(tmp_path):
+    callback = Checkpoints(tmp_path, Ranks(), minutes=1)
+    callback._told_to_stop(signal.SIGINT, None)
+    with pytest.raises(KeyboardInterrupt):
+        callback._told_to_stop(signal.SIGINT, None)
+
+
+def test_the_newest_unfinished_run_with_the_same_settings_is_found(
+    uninterrupted, tmp_path, monkeypatch
+):
+    _, chosen = uninterrupted
+    stop_at(monkeypatch, (1, 2, 3))
+    for name in ("older", "newer", "other"):
+        other = ["seed=1"] if name == "other" else []
+        with pytest.raises(Killed):
+            run(composed(*chosen, *other), tmp_path / name)
+        (tmp_path / name / RECORD).touch()
+    found = newest_unfinished(tmp_path, composed(*chosen, "hardware.logits_mb=1"))
+    assert found == tmp_path / "newer"
+    run(composed(*chosen), tmp_path / "newer")
+    assert newest_unfinished(tmp_path, composed(*chosen)) == tmp_path / "older"
+    with pytest.raises(UserError, match=r"resume=auto: no run under"):
+        newest_unfinished(tmp_path, composed(*chosen, "seed=5"))
