@@ -66,7 +66,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_goes_on(tmp_path, rows, num
         before = set(folder.glob("events.*"))
         process = start(*given, *more, env=caches)
         try:
-            said = [line for line in takewhile(lambda x: "Batch plan:" not in x, process.stdout)]
+            said = list(takewhile(lambda x: "Batch plan:" not in x, process.stdout))
             while process.poll() is None and set(folder.glob("events.*")) <= before:
                 time.sleep(0.1)  # until the first figures are there
             process.send_signal(number)

@@ -40,6 +40,15 @@ def test_a_source_that_cannot_be_loaded_is_named_with_the_way_out(tmp_path, load
         load(folder)
 
 
+def test_weights_that_could_hold_code_are_refused(make_toys, tmp_path):
+    model = load_language_model(make_toys("own").base.source, torch.float32)
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"Cannot load .*safetensors"):
+        load_language_model(str(tmp_path), torch.float32)
+
+
 def test_a_classifier_of_several_labels_is_no_reward_model(make_toys, tmp_path):
     from transformers import AutoModelForSequenceClassification
 

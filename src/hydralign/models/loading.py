@@ -129,7 +129,7 @@ def load_language_model(source: str, dtype: torch.dtype, **options: Any) -> PreT
     Raises:
         UserError: if it cannot be loaded.
     """
-    return _from_pretrained(AutoModelForCausalLM, source, dtype=dtype, **options)
+    return _network(AutoModelForCausalLM, source, dtype=dtype, **options)
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -151,7 +151,7 @@ def load_scorer(source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Tenso
         UserError: if it cannot be loaded, or has another number of labels.
     """
     # In fp32 first: the head must not be rounded on its way.
-    model = _from_pretrained(AutoModelForSequenceClassification, source, dtype=torch.float32)
+    model = _network(AutoModelForSequenceClassification, source, dtype=torch.float32)
     if model.config.num_labels != 1 or not hasattr(model, "score"):
         raise UserError(
             f"{source} is no reward model: it has {model.config.num_labels} labels, one is wanted."
@@ -183,6 +183,11 @@ def load_adapter(folder: Path) -> tuple[dict[str, Tensor], Tensor | None]:
         )
     weights = load_file(path)
     return weights, weights.pop(HEAD_KEY, None)
+
+
+def _network(kind: Any, source: str, **options: Any) -> Any:
+    """Load a network from safetensors: other files of weights can hold code."""
+    return _from_pretrained(kind, source, use_safetensors=True, **options)
 
 
 def _from_pretrained(kind: Any, source: str, **options: Any) -> Any:
