@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lint types configs clean
+.PHONY: help setup demo test chaos check format lint types configs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ demo: setup ## SFT, reward model and PPO on real human ratings, on a CPU; DIR=..
 # Two workers with one thread each: more threads would fight for the same cores.
 test: lint types ## lint, types, then the tests that need no GPU, no network and little time
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not network"
+
+chaos: setup ## kill runs 50 times at random moments, and see that each goes on; 15 minutes
+	$(BIN)/python scripts/chaos.py
 
 check: lint types test configs ## all that must pass before a change is handed in
 
