@@ -164,10 +164,14 @@ def main(arguments: list[str] | None = None) -> None:
         while counts["kills"] < options.kills and time.monotonic() < deadline:
             for stage in alone:
                 left = options.kills - counts["kills"]
+                if left <= 0 or time.monotonic() > deadline:
+                    break
                 counts += torment(stage, scratch, alone[stage], left, deadline)
                 print(f"{stage}: {dict(counts)}", flush=True)
     if counts["equal"] != counts["runs"]:
         sys.exit("Some runs ended with other weights or figures than the run left alone.")
+    if counts["kills"] < options.kills or not counts["went on from a checkpoint"]:
+        sys.exit("Too few kills, or no run went on from a checkpoint: this shows nothing.")
 
 
 if __name__ == "__main__":

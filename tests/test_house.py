@@ -68,7 +68,7 @@ ANYWHERE = {"errors", "ranks"}
 SMALL = {
     "planning": {"batch_plan", "summary"},
     "stages": {"batch_plan", "memory", "summary"},
-    "callbacks": {"allocator", "memory", "summary"},
+    "callbacks": {"allocator", "artifacts", "memory", "summary"},
 }
 """Small modules of no room's own, and who may use them."""
 KNOW_HYDRA = {"config", "build", "inputs", "run", "cli", "checks", "explain"}

@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -11,12 +14,12 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hydralign import config
+from hydralign import build, config
 from hydralign.callbacks.checkpoints import CHECKPOINT, Checkpoints, WholeFile, read_checkpoint
 from hydralign.data.loaders import TrainLoader
 from hydralign.errors import UserError
 from hydralign.ranks import Ranks
-from hydralign.record import RECORD, newest_unfinished, read_record
+from hydralign.record import RECORD, newest_unfinished, read_record, write_record
 from hydralign.run import run
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -159,7 +162,8 @@ def test_a_checkpoint_holds_what_trains_and_no_code(uninterrupted, tmp_path, mon
     assert adapters == all(
         "lora" in n or n.endswith("head.weight") for n in checkpoint["state_dict"]
     )
-    assert not any(name.startswith(("reference", "reward")) for name in checkpoint["state_dict"])
+    assert not [n for n in checkpoint["state_dict"] if ".reference." in n or ".reward_model." in n]
+    assert checkpoint["random"]["cuda"] == []
 
 
 def test_a_run_with_other_settings_is_told_what_changed(uninterrupted, tmp_path, monkeypatch):
@@ -170,15 +174,51 @@ def test_a_run_with_other_settings_is_told_what_changed(uninterrupted, tmp_path,
             run(composed(*chosen), tmp_path)
     changed = [*chosen, "stage.sft.learning_rate=0.5", "seed=3"]
     with pytest.raises(
-        UserError, match=r"Changed: seed was 0, is 3, stage.learning_rate was .* 0.5"
+        UserError, match=r"Changed: seed was 0, is 3, stage.sft.learning_rate was .* 0.5"
     ):
         run(composed(*changed), tmp_path)
-    with pytest.raises(UserError, match=r"a step had 2 micro-batches, and now has 1"):
+    with pytest.raises(UserError, match=r"another number of micro-batches .* was 2, is 1"):
         run(composed(*chosen, "hardware.train_micro_batch_size=4"), tmp_path)
     stop_at(monkeypatch, (1,))
     with pytest.raises(Killed):
         run(composed(*changed, "resume_anyway=true"), tmp_path)
     assert read_record(tmp_path / "sft")["settings"]["seed"] == 3
+
+
+def test_a_finished_chain_leaves_neither_handlers_nor_networks(
+    uninterrupted, tmp_path, monkeypatch
+):
+    _, chosen = uninterrupted
+    stages = []
+
+    def remembering(*arguments):
+        pieces = build_pieces(*arguments)
+        stages.append(weakref.ref(pieces.stage))
+        return pieces
+
+    build_pieces = build.build_pieces
+    monkeypatch.setattr(build, "build_pieces", remembering)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    run(composed(*chosen), tmp_path)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [stage() for stage in stages] == [None] * 3
+
+
+def test_the_folder_of_a_run_at_work_is_left_alone(uninterrupted, tmp_path):
+    _, chosen = uninterrupted
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        write_record(tmp_path, composed(*chosen), {}, unfinished=True)
+        said = json.loads((tmp_path / RECORD).read_text())
+        (tmp_path / RECORD).write_text(json.dumps(said | {"process": other.pid}))
+        with pytest.raises(UserError, match=rf"at work \(process {other.pid}\)"):
+            run(composed(*chosen), tmp_path)
+        with pytest.raises(UserError, match="resume=auto: no run"):
+            newest_unfinished(tmp_path, composed(*chosen))
+    finally:
+        other.kill()
+        other.wait()
+    assert newest_unfinished(tmp_path, composed(*chosen)) == tmp_path
 
 
 def test_a_damaged_checkpoint_is_refused(uninterrupted, tmp_path, monkeypatch):

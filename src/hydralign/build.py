@@ -80,6 +80,11 @@ class Pieces:
     template_hash: str
     plan: MemoryPlan
 
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The callback that writes them."""
+        return next(c for c in self.trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
+
 
 def build_pieces(
     cfg: DictConfig,

@@ -4,6 +4,7 @@ import functools
 import gc
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -11,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -73,6 +75,7 @@ def job(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], float]:
 
     @functools.wraps(task)
     def guarded(cfg: DictConfig) -> float:
+        signal.signal(signal.SIGTERM, _interrupt)
         try:
             return task(cfg)
         except (KeyboardInterrupt, SystemExit) as stop:
@@ -90,6 +93,11 @@ def job(task: Callable[[DictConfig], float]) -> Callable[[DictConfig], float]:
             raise SystemExit(f"\n{message}") from error  # past Hydra, which would add its own
 
     return guarded
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """Let SIGTERM do what Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 @contextmanager
@@ -142,7 +150,8 @@ def _stopped() -> str:
     if hydra.mode == RunMode.MULTIRUN:
         goes_on = f"hydra.sweep.dir={hydra.sweep.dir}"
     else:
-        goes_on = f"resume={hydra.runtime.output_dir}"
+        begun = read_record(Path(hydra.runtime.output_dir))
+        goes_on = f"{'resume' if begun else 'hydra.run.dir'}={hydra.runtime.output_dir}"
     return (
         "Stopped. No half-written artifact was left.\n"
         f"The same command with {goes_on} takes finished stages as they are and goes on with the "
@@ -171,9 +180,12 @@ def _go_on_in_its_folder(arguments: list[str], conf_dir: Path) -> None:
         return
     if {"-m", "--multirun"} & set(arguments):
         raise UserError("resume is for one run. A sweep goes on with hydra.sweep.dir=DIR.")
-    folder = arguments[places[-1]].partition("=")[2]
+    folder = arguments[places[-1]].partition("=")[2].strip("'\"")
     if folder == "auto":
-        others = [x for x in arguments[1:] if "=" in x and not x.startswith(("resume=", "hydra."))]
+        overrides = [
+            x for x in arguments[1:] if re.match(r"[+~\w]", x) and ("=" in x or x[0] == "~")
+        ]
+        others = [x for x in overrides if not x.startswith(("resume=", "hydra."))]
         with initialize_config_dir(str(conf_dir.resolve()), version_base="1.3"):
             cfg = compose("train", overrides=others)
         folder = str(newest_unfinished(Path(cfg.outputs), cfg))
@@ -183,8 +195,11 @@ def _go_on_in_its_folder(arguments: list[str], conf_dir: Path) -> None:
             "run that stopped, or resume=auto."
         )
     # Beside the other overrides: argparse wants them in one piece.
-    arguments[places[-1]] = f"resume={folder}"
-    arguments.insert(places[-1] + 1, f"hydra.run.dir={folder}")
+    quoted = (
+        folder if re.fullmatch(r"[\w./:+-]*", folder) else "'" + folder.replace("'", r"\'") + "'"
+    )
+    arguments[places[-1]] = f"resume={quoted}"
+    arguments.insert(places[-1] + 1, f"hydra.run.dir={quoted}")
 
 
 def _say(message: str) -> None:

@@ -139,7 +139,7 @@ class RunConfig:
     resume: str | None = None
     """Folder of a run that stopped, to go on with it; auto: the newest with the same settings."""
     resume_anyway: bool = False
-    """Go on even with other settings than the run was started with."""
+    """Go on even with other settings; learning rates and KL coefficient stay as they were."""
     checkpoint_minutes: float = 10.0
     """Between two checkpoints of a run."""
     stop_after: int | None = None

@@ -115,7 +115,11 @@ def _command(maker: str, cfg: DictConfig) -> str:
     """Return the command that makes what is missing: this run's own, but for the stage."""
     given = [f"model={cfg.model.name}", f"data={cfg.data.name}"]
     if HydraConfig.initialized():
-        given = [x for x in HydraConfig.get().overrides.task if not re.match(r"[+~]*stage\b", x)]
+        given = [
+            x
+            for x in HydraConfig.get().overrides.task
+            if not re.match(r"[+~]*(stage|resume\w*)\b", x)
+        ]
     return shlex.join(["python", "train.py", f"stage={maker}", *given])
 
 

@@ -10,9 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 from omegaconf import DictConfig, OmegaConf
 
-from hydralign.artifacts import PACKAGES, digest, write_json
+from hydralign.artifacts import MANIFEST, PACKAGES, digest, write_json
 from hydralign.errors import UserError
 
 RECORD = "run.json"
@@ -24,27 +25,53 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
     """Return all that could change a run's result, and nothing of the machine."""
     keys = ("model", "data", "stage")
     chosen: dict[str, Any] = {k: OmegaConf.to_container(cfg[k], resolve=True) for k in keys}
-    return {**chosen, "seed": cfg.seed, "stop_after": cfg.stop_after}
+    rounding = {"optimizer": cfg.hardware.optimizer} if "8bit" in cfg.hardware.optimizer else {}
+    return {**chosen, "seed": cfg.seed, "stop_after": cfg.stop_after, "hardware": rounding}
 
 
-def write_record(run_dir: Path, cfg: DictConfig, **more: Any) -> None:
+def write_record(run_dir: Path, cfg: DictConfig, inputs: Mapping[str, Path], **more: Any) -> None:
     """Write what a run is and where it runs.
 
     Args:
         run_dir: of the run.
         cfg: of the run.
+        inputs: artifacts that it starts from, by name.
         more: what else to note.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     said = {
         "settings": settings_of(cfg),
         "hardware": OmegaConf.to_container(cfg.hardware, resolve=True),
+        "inputs": {name: str(path) for name, path in inputs.items()},
         "command": sys.argv,
+        "process": os.getpid(),
         "commit": _commit(),
         "machine": f"{platform.platform()}, {platform.machine()}, {os.cpu_count()} cores",
         "versions": {"python": platform.python_version()} | {n: version(n) for n in PACKAGES},
     }
     write_json(run_dir / RECORD, {**said, **more})
+
+
+def check_may_begin(run_dir: Path, cfg: DictConfig) -> None:
+    """Check what a run folder says before anything in it is changed.
+
+    Raises:
+        UserError: if another process is at work there, or if what stopped there is another run.
+    """
+    if cfg.resume and Path(cfg.resume).resolve() != run_dir.resolve():
+        raise UserError(
+            f"resume={cfg.resume} is understood on the command line only, as resume=DIR and "
+            "without hydra.run.dir."
+        )
+    before = read_record(run_dir)
+    if is_at_work(run_dir):
+        raise UserError(
+            f"{run_dir} is the folder of a run that is at work (process {before['process']}). "
+            "Wait for it, or choose another folder: hydra.run.dir=DIR."
+        )
+    stopped = cfg.resume or any(run_dir.rglob("*.ckpt"))
+    if stopped and not cfg.resume_anyway:
+        _check_settings(run_dir, before, cfg)
 
 
 def check_the_same(run_dir: Path, cfg: DictConfig, fingerprint: str) -> None:
@@ -61,13 +88,40 @@ def check_the_same(run_dir: Path, cfg: DictConfig, fingerprint: str) -> None:
     before = read_record(run_dir)
     if cfg.resume_anyway or before.get("fingerprint") == fingerprint:
         return
+    _check_settings(run_dir, before, cfg)
+    raise _another(run_dir, "a file of data, or an artifact that it starts from")
+
+
+def _check_settings(run_dir: Path, before: Mapping[str, Any], cfg: DictConfig) -> None:
     changes = [*_differences(before.get("settings", {}), settings_of(cfg))]
-    said = ", ".join(changes[:SHOWN]) or "a file of data, or an artifact that it starts from"
-    raise UserError(
-        f"{run_dir} holds a run that stopped, and this one is another. Changed: {said}. "
+    if changes:
+        raise _another(run_dir, ", ".join(changes[:SHOWN]))
+
+
+def _another(run_dir: Path, changed: str) -> UserError:
+    return UserError(
+        f"{run_dir} holds a run that stopped, and this one is another. Changed: {changed}. "
         "Use the settings that it was started with, or another folder (hydra.run.dir=DIR), or go "
-        "on with the new ones: resume_anyway=true."
+        "on all the same: resume_anyway=true (learning rates and KL coefficient stay as they were)."
     )
+
+
+def is_at_work(run_dir: Path) -> bool:
+    """Say whether another process is busy with the run in a folder."""
+    said = read_record(run_dir)
+    process = said.get("process", os.getpid()) if said.get("unfinished") else os.getpid()
+    if process == os.getpid():
+        return False
+    try:  # a number is given anew after a while, and after the machine has started again
+        born = psutil.Process(process).create_time()
+    except psutil.Error:
+        return False
+    return born <= (run_dir / RECORD).stat().st_mtime
+
+
+def recorded_inputs(run_dir: Path) -> dict[str, Path]:
+    """Return the artifacts that the run in a folder started from, by name."""
+    return {name: Path(path) for name, path in read_record(run_dir).get("inputs", {}).items()}
 
 
 def newest_unfinished(outputs: Path, cfg: DictConfig) -> Path:
@@ -86,13 +140,19 @@ def newest_unfinished(outputs: Path, cfg: DictConfig) -> Path:
         for path in outputs.rglob(RECORD)
         if (said := read_record(path.parent)).get("unfinished")
         and digest(said["settings"]) == wanted
+        and not is_at_work(path.parent)
     ]
     if not found:
         raise UserError(
             f"resume=auto: no run under {outputs} stopped with the same settings. Name its folder "
             "(resume=DIR), or leave resume out to begin."
         )
-    return max(found, key=lambda path: path.stat().st_mtime).parent
+    return max(found, key=lambda path: (_has_come_far(path.parent), path.stat().st_mtime)).parent
+
+
+def _has_come_far(run_dir: Path) -> bool:
+    """Say whether there is more than a beginning: a checkpoint, or a stage that is finished."""
+    return any(path for name in ("*.ckpt", MANIFEST) for path in run_dir.rglob(name))
 
 
 def read_record(run_dir: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Run one stage, or a chain of them: find inputs, build, fit, measure, save."""
 
 import logging
-import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -20,7 +20,12 @@ from hydralign.artifacts import (
     write_artifact,
     write_json,
 )
-from hydralign.callbacks.checkpoints import CHECKPOINT, rewind_events
+from hydralign.callbacks.checkpoints import (
+    CHECKPOINT,
+    check_fits,
+    remove_checkpoint,
+    rewind_events,
+)
 from hydralign.data_source import DataSource
 from hydralign.inputs import (
     config_hash,
@@ -35,7 +40,7 @@ from hydralign.memory import forget_peak, let_go, peak_memory_gb
 from hydralign.models.roles import ScalarRole
 from hydralign.models.saving import save_role
 from hydralign.ranks import Ranks
-from hydralign.record import check_the_same, write_record
+from hydralign.record import check_may_begin, check_the_same, recorded_inputs, write_record
 from hydralign.summary import final_table, samples_markdown, samples_table
 
 log = logging.getLogger(__name__)
@@ -63,6 +68,8 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         logging.disable(logging.WARNING)  # the first process says it all
     if ranks.size > 1 and cfg.hardware.accelerator != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(ranks.index)  # Lightning does so later, when the base is loaded
+    if ranks.first:
+        check_may_begin(run_dir, cfg)
     if "chain" in cfg.stage:
         return run_chain(cfg, run_dir)
     return run_stage(cfg, DataSource(cfg.data), run_dir, {})
@@ -81,7 +88,7 @@ def run_chain(cfg: DictConfig, run_dir: Path) -> float:
     headline = float("nan")
     first = Ranks.here(cfg.hardware.devices).first
     if first:
-        write_record(run_dir, cfg, unfinished=True)
+        write_record(run_dir, cfg, {}, unfinished=True)
     source = DataSource(cfg.data)
     build.read_records(cfg, source)  # now: a bad row must not stop the chain half-way
     for name in cfg.stage.chain:
@@ -91,7 +98,7 @@ def run_chain(cfg: DictConfig, run_dir: Path) -> float:
         figures |= Manifest.read(finished[name]).metrics
     if first:
         write_json(run_dir / "metrics.json", figures)
-        write_record(run_dir, cfg)
+        write_record(run_dir, cfg, {})
     log.info("\n%s", final_table(figures))
     return headline
 
@@ -113,24 +120,34 @@ def run_stage(
     stage_class, settings = build.stage_class(cfg)
     name = stage_name(cfg)
     log.info("\n== %s | model %s | data %s | %s", name, cfg.model.name, cfg.data.name, run_dir)
-    inputs = find_inputs(cfg, stage_class, settings, finished)
-    for input_name, path in inputs.items():
-        known = "" if read_manifest(path) else " (no manifest, so nothing can be checked about it)"
-        log.info("stage.%s: took %s%s", input_name, path, known)
-    for note in other_parents(inputs):
-        log.warning("Note: %s.", note)
+    checkpoint = run_dir / CHECKPOINT if (run_dir / CHECKPOINT).is_file() else None
+    before = recorded_inputs(run_dir) if checkpoint else {}
+    inputs = before or find_inputs(cfg, stage_class, settings, finished)
+    _say_what_was_taken(inputs)
     fingerprint = config_hash(cfg, inputs)
+    ranks = Ranks.here(cfg.hardware.devices)
     done = _finished_before(run_dir / "artifact", fingerprint)
     if done is not None:
         log.info("Already done with the same config; taken as it is.")
+        if ranks.first:
+            _note_the_end(cfg, run_dir, inputs, fingerprint)
         return done.metrics[stage_class.headline]
 
-    ranks = Ranks.here(cfg.hardware.devices)
-    checkpoint = _set_out(cfg, run_dir, fingerprint, ranks)
-    started = time.perf_counter()
+    record = partial(write_record, run_dir, cfg, inputs, fingerprint=fingerprint, unfinished=True)
+    if checkpoint:
+        check_the_same(run_dir, cfg, fingerprint)
+        log.info("Going on from %s.", checkpoint)
+    elif ranks.first:
+        _clear(run_dir)
+        record()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     pieces = build.build_pieces(cfg, source, stage_class, settings, inputs, run_dir, fingerprint)
     trainer = pieces.trainer
+    if checkpoint:
+        check_fits(checkpoint, trainer, pieces.stage)
+        if ranks.first:
+            rewind_events(run_dir)
+            record()
     forget_peak()
     trainer.fit(pieces.stage, pieces.data, ckpt_path=checkpoint, weights_only=True)
     if is_overridden("validation_step", pieces.stage):
@@ -138,7 +155,7 @@ def run_stage(
     trainer.test(pieces.stage, pieces.data, verbose=False)
     figures = {
         **pieces.stage.figures,
-        f"{name}/seconds": time.perf_counter() - started,
+        f"{name}/seconds": pieces.checkpoints.elapsed,
         f"{name}/planned_memory_gb": pieces.plan.peak_gb,
         f"{name}/peak_memory_gb": peak_memory_gb(),
     }
@@ -150,21 +167,12 @@ def run_stage(
     return figures[stage_class.headline]
 
 
-def _set_out(cfg: DictConfig, run_dir: Path, fingerprint: str, ranks: Ranks) -> Path | None:
-    """Prepare the folder; return the checkpoint to go on from, if there is one.
-
-    Raises:
-        UserError: if it is that of another run.
-    """
-    checkpoint = run_dir / CHECKPOINT
-    there = checkpoint.is_file()
-    if there:
-        check_the_same(run_dir, cfg, fingerprint)
-        log.info("Going on from %s.", checkpoint)
-    if ranks.first:
-        rewind_events(run_dir) if there else _clear(run_dir)
-        write_record(run_dir, cfg, fingerprint=fingerprint, unfinished=True)
-    return checkpoint if there else None
+def _say_what_was_taken(inputs: dict[str, Path]) -> None:
+    for name, path in inputs.items():
+        known = "" if read_manifest(path) else " (no manifest, so nothing can be checked about it)"
+        log.info("stage.%s: took %s%s", name, path, known)
+    for note in other_parents(inputs):
+        log.warning("Note: %s.", note)
 
 
 def _clear(run_dir: Path) -> None:
@@ -212,8 +220,15 @@ def _save(
     write_artifact(
         run_dir / "artifact", manifest, lambda folder: save_role(product, pieces.codec, folder)
     )
-    write_record(run_dir, cfg, fingerprint=fingerprint)
-    (run_dir / CHECKPOINT).unlink(missing_ok=True)
+    _note_the_end(cfg, run_dir, inputs, fingerprint)
+
+
+def _note_the_end(
+    cfg: DictConfig, run_dir: Path, inputs: dict[str, Path], fingerprint: str
+) -> None:
+    """Say that the stage is over; what it would go on from is of no use any more."""
+    write_record(run_dir, cfg, inputs, fingerprint=fingerprint)
+    remove_checkpoint(run_dir)
 
 
 def quieten_libraries() -> None:

@@ -62,13 +62,17 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_goes_on(tmp_path, rows, num
     given = [*SFT, f"data.path={rows}", f"outputs={tmp_path}", "stage.steps=100000"]
     caches = {"HYDRALIGN_CACHE": str(tmp_path / "cache")}
 
+    def told(before):
+        """Whether the first figures have been written, a few steps after the start."""
+        return any(f.stat().st_size > 500 for f in set(folder.glob("events.*")) - before)
+
     def stopped(*more):
         before = set(folder.glob("events.*"))
         process = start(*given, *more, env=caches)
         try:
             said = list(takewhile(lambda x: "Batch plan:" not in x, process.stdout))
-            while process.poll() is None and set(folder.glob("events.*")) <= before:
-                time.sleep(0.1)  # until the first figures are there
+            while process.poll() is None and not told(before):
+                time.sleep(0.1)
             process.send_signal(number)
             _, err = process.communicate(timeout=120)
         finally:

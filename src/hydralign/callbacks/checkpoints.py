@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
+from hydralign.artifacts import digest
 from hydralign.errors import UserError
 from hydralign.ranks import Ranks
 
 CHECKPOINT = "checkpoint.ckpt"
+PARTIAL = f"{CHECKPOINT}.partial"
 EVENTS = "events.out.tfevents.*"
 """What TensorBoard reads; only ever appended to."""
 
@@ -40,7 +42,12 @@ class Checkpoints(L.Callback):
         self.run_dir, self.ranks, self.seconds = run_dir, ranks, 60 * minutes
         self.stopping = False
         self._restored: dict[str, Any] | None = None
-        self._handlers: dict[int, Any] = {}
+        self._started, self._seconds_before = time.perf_counter(), 0.0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that the stage has taken, those before a stop included."""
+        return self._seconds_before + time.perf_counter() - self._started
 
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         """Let a checkpoint hold less than the stage: what is frozen comes from elsewhere."""
@@ -52,7 +59,7 @@ class Checkpoints(L.Callback):
         data.train_loader.between_steps = partial(self._between_steps, trainer)
         self._saved = time.monotonic()
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[number] = signal.signal(number, self._told_to_stop)
+            signal.signal(number, self._told_to_stop)  # until Lightning puts the old ones back
         if self._restored is not None:  # only now: the stage has set out from the beginning
             _set_state(stage, self._restored["stage"])
             _set_random_state(self._restored["random"])
@@ -64,10 +71,9 @@ class Checkpoints(L.Callback):
             trainer.fit_loop.epoch_loop._batches_that_stepped = self._restored["stepped"]
             self._restored = None
 
-    def teardown(self, trainer: L.Trainer, module: Any, stage: str) -> None:
-        """Leave signals as they were."""
-        while self._handlers:
-            signal.signal(*self._handlers.popitem())
+    def on_fit_end(self, trainer: L.Trainer, stage: Any) -> None:
+        """Stop here, if the run was told so in its last step."""
+        self._stop_if(any(self.ranks.gather(self.stopping)))
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, stage: Any, checkpoint: dict[str, Any]
@@ -81,29 +87,16 @@ class Checkpoints(L.Callback):
             logger.save()  # to the file, not to a queue
         files = self.run_dir.glob(EVENTS)
         checkpoint["events"] = {file.name: file.stat().st_size for file in files}
-        checkpoint["micro_batches"] = trainer.accumulate_grad_batches
+        checkpoint["made_with"] = _made_with(trainer, stage)
+        checkpoint["seconds"] = self.elapsed
         checkpoint["stepped"] = trainer.fit_loop.epoch_loop._batches_that_stepped
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, stage: Any, checkpoint: dict[str, Any]
     ) -> None:
-        """Check that the checkpoint is one of such a run.
-
-        Raises:
-            UserError: if other weights train now, or steps have another number of micro-batches.
-        """
-        if set(checkpoint["state_dict"]) != set(_names_that_train(stage)):
-            raise UserError(
-                f"{self.run_dir / CHECKPOINT} holds other weights than those that train now. "
-                "Use the model config that the run was started with."
-            )
-        if checkpoint["micro_batches"] != trainer.accumulate_grad_batches:
-            raise UserError(
-                f"{self.run_dir / CHECKPOINT}: a step had {checkpoint['micro_batches']} "
-                f"micro-batches, and now has {trainer.accumulate_grad_batches}. "
-                "Use the hardware.train_micro_batch_size that the run was started with."
-            )
+        """Keep what is put back once the stage has set out."""
         self._restored = {name: checkpoint[name] for name in ("stage", "random", "stepped")}
+        self._seconds_before = checkpoint["seconds"]
 
     def _between_steps(self, trainer: L.Trainer) -> None:
         due = self.stopping or time.monotonic() - self._saved >= self.seconds
@@ -111,7 +104,10 @@ class Checkpoints(L.Callback):
         if any(due for due, _ in told):
             trainer.save_checkpoint(self.run_dir / CHECKPOINT)
             self._saved = time.monotonic()
-        if any(stopping for _, stopping in told):
+        self._stop_if(any(stopping for _, stopping in told))
+
+    def _stop_if(self, told: bool) -> None:
+        if told:
             raise KeyboardInterrupt
 
     def _told_to_stop(self, number: int, frame: Any) -> None:
@@ -136,7 +132,7 @@ class WholeFile(CheckpointIO):
             storage_options: of no use here.
         """
         path = Path(path)
-        aside = path.with_name(f"{path.name}.partial")
+        aside = path.with_name(PARTIAL)
         try:
             with aside.open("wb") as file:
                 torch.save(checkpoint, file)
@@ -185,6 +181,29 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return found
 
 
+def check_fits(path: Path, trainer: L.Trainer, stage: Any) -> None:
+    """Check that a checkpoint can go on in a stage, before anything is changed.
+
+    Raises:
+        UserError: if other weights train now, or another machine would do it in another way.
+    """
+    before, now = read_checkpoint(path)["made_with"], _made_with(trainer, stage)
+    changes = [
+        f"{name} was {before[name]}, is {now[name]}" for name in now if before[name] != now[name]
+    ]
+    if changes:
+        raise UserError(
+            f"{path} cannot go on with another {', another '.join(changes)}. Use the model and "
+            "hardware config that the run was started with (they are in run.json beside it)."
+        )
+
+
+def remove_checkpoint(run_dir: Path) -> None:
+    """Remove the checkpoint, and one that a kill has left half-written."""
+    for name in (CHECKPOINT, PARTIAL):
+        (run_dir / name).unlink(missing_ok=True)
+
+
 def rewind_events(run_dir: Path) -> None:
     """Take back what was logged after the checkpoint: it will be logged again."""
     reach = read_checkpoint(run_dir / CHECKPOINT)["events"]
@@ -193,6 +212,19 @@ def rewind_events(run_dir: Path) -> None:
             os.truncate(file, reach[file.name])
         else:
             file.unlink()
+
+
+def _made_with(trainer: L.Trainer, stage: Any) -> dict[str, Any]:
+    """Name what must be the same for a checkpoint to go on."""
+    trained = {n: tuple(p.shape) for n, p in stage.named_parameters() if p.requires_grad}
+    return {
+        "set of weights that train": digest(trained),
+        "kind of device": trainer.strategy.root_device.type,
+        "hardware.optimizer": stage.context.optimizer,
+        "number of micro-batches a step (hardware.train_micro_batch_size)": (
+            trainer.accumulate_grad_batches
+        ),
+    }
 
 
 def _names_that_train(stage: Any) -> list[str]:
@@ -219,7 +251,8 @@ def _random_state() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all(),
+        # Asking would start CUDA where it is not used.
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
     }
 
 
@@ -228,4 +261,5 @@ def _set_random_state(state: dict[str, Any]) -> None:
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
-    torch.cuda.set_rng_state_all(state["cuda"])
+    for device, of_device in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(of_device, device)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 def fuse_(layer: nn.Module) -> None:
@@ -59,6 +60,7 @@ class _Fused(torch.autograd.Function):
         return result
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         inputs, low, base, down, up = ctx.saved_tensors
         gradient = upstream[0].reshape(-1, upstream[0].shape[-1])
@@ -69,6 +71,6 @@ class _Fused(torch.autograd.Function):
             of_x = of_x.addmm_(of_low, down).view(ctx.shape).to(ctx.dtype)
         if ctx.needs_input_grad[3]:
             of_down = of_low.T @ inputs
-            # Tall times thin is the slower way round.
-            of_up = (low.T @ gradient).T * ctx.scaling
+        if ctx.needs_input_grad[4]:
+            of_up = (low.T @ gradient).T * ctx.scaling  # tall times thin would be slower
         return of_x, None, None, of_down, of_up, None
