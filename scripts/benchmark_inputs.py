@@ -75,9 +75,9 @@ def make_rows(folder: Path) -> None:
         texts = []
         for length in (4 + index * 7 % 40, 4 + (index * 11 + 5) % 40):
             words = [WORDS[(index + place) % len(WORDS)] for place in range(length)]
-            texts.append(" " + " ".join(words) + ".")
+            texts.append(" " + " ".join(words) + "!")  # no full stop: it ends a response of some
         if texts[0] == texts[1]:
-            texts[1] += ".."
+            texts[1] += "!!"
         rows.append({"prompt": prompt, "response": texts[0], "responses": texts, "ranks": [0, 1]})
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     split_of = HashSplitter(SPLITS)
