@@ -182,24 +182,24 @@ def _go_on_in_its_folder(arguments: list[str], conf_dir: Path) -> None:
         raise UserError("resume is for one run. A sweep goes on with hydra.sweep.dir=DIR.")
     folder = arguments[places[-1]].partition("=")[2].strip("'\"")
     if folder == "auto":
-        overrides = [
-            x for x in arguments[1:] if re.match(r"[+~\w]", x) and ("=" in x or x[0] == "~")
-        ]
-        others = [x for x in overrides if not x.startswith(("resume=", "hydra."))]
-        with initialize_config_dir(str(conf_dir.resolve()), version_base="1.3"):
-            cfg = compose("train", overrides=others)
-        folder = str(newest_unfinished(Path(cfg.outputs), cfg))
+        folder = _newest_with_these_settings(arguments[1:], conf_dir)
     elif not read_record(Path(folder)):
         raise UserError(
             f"resume={folder}: no run has begun there ({RECORD} is missing). Name the folder of a "
             "run that stopped, or resume=auto."
         )
-    # Beside the other overrides: argparse wants them in one piece.
-    quoted = (
-        folder if re.fullmatch(r"[\w./:+-]*", folder) else "'" + folder.replace("'", r"\'") + "'"
-    )
+    quoted = "'" + folder.replace("'", r"\'") + "'"  # a folder of a sweep has = and commas
     arguments[places[-1]] = f"resume={quoted}"
+    # Beside the other overrides: argparse wants them in one piece.
     arguments.insert(places[-1] + 1, f"hydra.run.dir={quoted}")
+
+
+def _newest_with_these_settings(arguments: list[str], conf_dir: Path) -> str:
+    overrides = [x for x in arguments if re.match(r"[+~\w]", x) and ("=" in x or x[0] == "~")]
+    others = [x for x in overrides if not x.startswith(("resume=", "hydra."))]
+    with initialize_config_dir(str(conf_dir.resolve()), version_base="1.3"):
+        cfg = compose("train", overrides=others)
+    return str(newest_unfinished(Path(cfg.outputs), cfg))
 
 
 def _say(message: str) -> None:
