@@ -1,6 +1,7 @@
 """Run one stage, or a chain of them: find inputs, build, fit, measure, save."""
 
 import logging
+import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from hydralign.artifacts import (
 )
 from hydralign.callbacks.checkpoints import (
     CHECKPOINT,
+    EVENTS,
     check_fits,
     remove_checkpoint,
     rewind_events,
@@ -140,9 +142,11 @@ def run_stage(
     elif ranks.first:
         _clear(run_dir)
         record()
+    started = time.perf_counter()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     pieces = build.build_pieces(cfg, source, stage_class, settings, inputs, run_dir, fingerprint)
     trainer = pieces.trainer
+    pieces.checkpoints.started = started  # loading counts
     if checkpoint:
         check_fits(checkpoint, trainer, pieces.stage)
         if ranks.first:
@@ -177,7 +181,7 @@ def _say_what_was_taken(inputs: dict[str, Path]) -> None:
 
 def _clear(run_dir: Path) -> None:
     """Remove what an earlier run in the same folder left: two runs in one would be read as one."""
-    for pattern in ("events.out.tfevents.*", "metrics.json", "samples.md"):
+    for pattern in (EVENTS, "metrics.json", "samples.md"):
         for path in run_dir.glob(pattern):
             path.unlink()
 

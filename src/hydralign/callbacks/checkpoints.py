@@ -42,12 +42,12 @@ class Checkpoints(L.Callback):
         self.run_dir, self.ranks, self.seconds = run_dir, ranks, 60 * minutes
         self.stopping = False
         self._restored: dict[str, Any] | None = None
-        self._started, self._seconds_before = time.perf_counter(), 0.0
+        self.started, self._seconds_before = time.perf_counter(), 0.0
 
     @property
     def elapsed(self) -> float:
         """Seconds that the stage has taken, those before a stop included."""
-        return self._seconds_before + time.perf_counter() - self._started
+        return self._seconds_before + time.perf_counter() - self.started
 
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         """Let a checkpoint hold less than the stage: what is frozen comes from elsewhere."""
@@ -80,7 +80,7 @@ class Checkpoints(L.Callback):
     ) -> None:
         """Keep what trains, the random states, and how far TensorBoard's files reach."""
         checkpoint["state_dict"] = {
-            name: checkpoint["state_dict"][name] for name in _names_that_train(stage)
+            name: checkpoint["state_dict"][name] for name in _trained(stage)
         }
         checkpoint["stage"], checkpoint["random"] = _state(stage), _random_state()
         for logger in trainer.loggers:
@@ -216,9 +216,9 @@ def rewind_events(run_dir: Path) -> None:
 
 def _made_with(trainer: L.Trainer, stage: Any) -> dict[str, Any]:
     """Name what must be the same for a checkpoint to go on."""
-    trained = {n: tuple(p.shape) for n, p in stage.named_parameters() if p.requires_grad}
+    shapes = {name: tuple(parameter.shape) for name, parameter in _trained(stage).items()}
     return {
-        "set of weights that train": digest(trained),
+        "set of weights that train": digest(shapes),
         "kind of device": trainer.strategy.root_device.type,
         "hardware.optimizer": stage.context.optimizer,
         "number of micro-batches a step (hardware.train_micro_batch_size)": (
@@ -227,8 +227,8 @@ def _made_with(trainer: L.Trainer, stage: Any) -> dict[str, Any]:
     }
 
 
-def _names_that_train(stage: Any) -> list[str]:
-    return [name for name, parameter in stage.named_parameters() if parameter.requires_grad]
+def _trained(stage: Any) -> dict[str, torch.nn.Parameter]:
+    return {name: p for name, p in stage.named_parameters() if p.requires_grad}
 
 
 def _state(stage: Any) -> dict[str, Any]:
