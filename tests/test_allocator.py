@@ -55,6 +55,32 @@ def test_small_pieces_go_back_when_asked_for():
     assert left < 30  # a twentieth is alive
 
 
+KERNELS = """
+import sys
+from hydralign import allocator
+if sys.argv[1] == "returned":
+    allocator.return_freed_memory()
+import psutil, torch
+def resident():
+    return psutil.Process().memory_info().rss / 2**20
+weight = torch.ones(64, 64, dtype=torch.bfloat16)
+for n in range(1, 100):
+    torch.ones(n, 64, dtype=torch.bfloat16) @ weight
+before = resident()
+for n in range(100, 400):
+    torch.ones(n, 64, dtype=torch.bfloat16) @ weight
+print(resident() - before)
+"""
+
+
+def test_sizes_seen_once_are_not_kept_for_ever():
+    """Without the limit 300 sizes took 190 MB on a CPU with AVX512-BF16; with it 13."""
+    grown = subprocess.run(
+        [sys.executable, "-c", KERNELS, "returned"], capture_output=True, text=True, check=True
+    )
+    assert float(grown.stdout) < 40
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 def test_what_is_freed_goes_back():
     grown = subprocess.run(

@@ -1,5 +1,6 @@
 """From a config to a plan; what a run is told that has too little memory."""
 
+import itertools
 import json
 import platform
 from itertools import pairwise
@@ -65,7 +66,7 @@ def test_no_pass_has_more_rows_than_there_are():
     work = planner_of("stage=ppo", extent=Extent(3, 4, rows=5)).work
     assert (work.score_rows, work.generation_rows) == (5, 5)
     work = planner_of("stage=reward", extent=Extent(3, 4, rows=5)).work
-    assert (work.score_rows, work.generation_rows) == (5, 16)  # its prompts are others
+    assert (work.score_rows, work.generation_rows) == (8, 16)  # it answers other prompts as well
 
 
 def test_what_hardware_says_reaches_the_dry_run():
@@ -89,6 +90,14 @@ def test_main_memory_breaks_in_pieces(monkeypatch):
 def test_main_memory_holds_the_process_too():
     assert planner_of("stage=sft").plan().peak.bytes["process"] == 0
     assert planner_of("stage=sft", "hardware=cpu").plan().peak.bytes["process"] > 10**8
+
+
+def test_the_first_stage_of_a_process_takes_more(monkeypatch):
+    monkeypatch.setattr(planner, "resident_bytes", lambda: 7)
+    monkeypatch.setattr(planner, "_planned", itertools.count())
+    first, second = (planner_of("stage=sft", "hardware=cpu") for _ in range(2))
+    assert first.process == first.process == 50_000_007
+    assert second.process == 7
 
 
 def test_a_run_that_cannot_fit_is_told_what_would_do():

@@ -1,5 +1,6 @@
 """A config's memory plan: what its stage will take, whether that fits, and what would make it."""
 
+import itertools
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
@@ -26,6 +27,12 @@ from hydralign.planning.remedies import Remedy, remedies
 
 WATCHED_PROMPTS = 8
 """Held-out prompts whose responses are shown again and again."""
+
+FIRST_STAGE = 50_000_000
+"""Bytes of code and buffers that the first stage of a process touches and that stay: measured."""
+
+_planned = itertools.count()
+"""Stages of this process."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +157,8 @@ class Planner:
 
     @cached_property
     def process(self) -> int:
-        """Bytes that the process took when the stage was first planned, before any network."""
-        return resident_bytes()
+        """Bytes that the process takes beside the networks; asked before there are any."""
+        return resident_bytes() + (FIRST_STAGE if next(_planned) == 0 else 0)
 
 
 def remembered(make: Callable[[], MemoryPlan], asked: Sequence[object]) -> MemoryPlan:
@@ -191,6 +198,8 @@ def _workload(cfg: DictConfig, stage: Any, settings: Any, extent: Extent, broken
     rows = extent.rows or max(hardware.score_micro_batch_size, answered)
     if stage.records[0] == "prompt":
         answered = min(answered, rows)
+    elif "prompt" in stage.records:
+        rows = max(rows, answered)  # which are scored too
     return Workload(
         prompt_tokens=extent.prompt,
         response_tokens=extent.response,
