@@ -216,7 +216,7 @@ def built(cfg: DictConfig, folder: Path) -> tuple[Any, RecordDataModule, MemoryP
     source = DataSource(cfg.data)
     codec = build_codec(cfg.model, source, {})
     data = build.build_data(cfg, stage.records[0], settings, source, codec)
-    context, _ = build.build_context(cfg, stage, data, source, codec)
+    context, _ = build.build_context(cfg, stage, settings, data, source, codec)
     plan = build.plan_run(cfg, stage, settings, data, folder)
     module = stage(settings, context, **random_roles(cfg, stage.roles))
     return module, data, plan, build.build_trainer(cfg, module, data, context, None, folder, "")

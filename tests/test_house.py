@@ -26,6 +26,7 @@ MODULES = {
     "allocator": set(),
     "errors": set(),
     "memory": {"allocator"},
+    "micro_batches": {"memory"},
     "summary": set(),
     "ranks": set(),
     "artifacts": set(),
@@ -33,7 +34,7 @@ MODULES = {
     "config": set(),
     "inputs": {"artifacts"},
     "data_source": {"data", "models", "rewards"},
-    "checks": {"batch_plan", "config", "data", "inputs"},
+    "checks": {"config", "data", "inputs"},
     "explain": {"data"},
     "record": {"artifacts"},
     "cli": {"explain", "record"},
@@ -48,7 +49,7 @@ MODULES = {
         "planning",
         "rl",
     },
-    "build": {*ROOMS, "artifacts", "batch_plan", "config", "data_source", "inputs", "model_source"}
+    "build": {*ROOMS, "artifacts", "config", "data_source", "inputs", "model_source"}
     | {"planner"} - {"rewards", "rl"},
     "run": {
         "build",
@@ -63,10 +64,10 @@ MODULES = {
     | {"summary"},
 }
 ALLOWED = {**ROOMS, **MODULES, "train": {"allocator", "checks", "cli", "config", "run"}}
-ANYWHERE = {"errors", "ranks"}
+ANYWHERE = {"errors", "micro_batches", "ranks"}
 """What every room but the maths may import."""
 SMALL = {
-    "planning": {"batch_plan", "summary"},
+    "planning": {"summary"},
     "stages": {"batch_plan", "memory", "summary"},
     "callbacks": {"allocator", "artifacts", "memory", "summary"},
 }

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from hydralign.micro_batches import MicroBatches
 from hydralign.models.tiny_tokenizer import trained_tokenizer
 from hydralign.ranks import Ranks
 from hydralign.rl.sequences import pad_sequences
@@ -181,7 +182,7 @@ def exchange(ranks):
 
     spread = {n: ranks.spread(squares, n).tolist() for n in (1, 2, 5)}
     sequences = pad_sequences([[1], [2, 3], [4]], [[5], [6], [7, 8]], 0)
-    last = ranks.map(lambda s: s.sequence_ids[:, -2], sequences, 1).tolist()
+    last = ranks.map(lambda s: s.sequence_ids[:, -2], sequences, MicroBatches(1)).tolist()
     mine = [torch.tensor([1.0, 2.0]) * (ranks.index + 1), torch.tensor(10.0)]
     ranks.sum_([mine[0], None, mine[1]])
     parts = ranks.gather({"index": ranks.index})

@@ -109,8 +109,8 @@ def test_what_hardware_says_about_memory_reaches_the_networks(
         roles = [getattr(stage, name) for name in stage.roles]
         assert {role.network.checkpoints for role in roles} == {True}
         assert {role.chunk_size for role in roles if hasattr(role, "chunk_size")} == {3}
-        optimizers = [stage.optimizers()] if stage.automatic_optimization else stage.optimizers()
-        assert {type(o.optimizer) for o in optimizers} == {bnb.optim.AdamW8bit}
+        optimizers = stage.trainer.optimizers
+        assert {type(optimizer) for optimizer in optimizers} == {bnb.optim.AdamW8bit}
 
 
 @pytest.fixture(scope="module")

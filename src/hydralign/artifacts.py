@@ -8,7 +8,7 @@ import platform
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -62,6 +62,8 @@ class Manifest:
     versions: dict[str, str]
     created: float
     """Seconds since 1970."""
+    score_range: Sequence[float] | None = None
+    """Of a reward model: the lowest and the highest normalised score of its test comparisons."""
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":

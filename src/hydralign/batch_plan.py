@@ -1,37 +1,5 @@
 """What batch, minibatch and micro-batch mean in a run: the arithmetic, and the words."""
 
-from hydralign.errors import UserError
-
-
-def micro_batch_size(batch_size: int, limit: int, where: str) -> int:
-    """Return how many of a step's sequences go through the network at a time.
-
-    Args:
-        batch_size: sequences per optimizer step.
-        limit: hardware.train_micro_batch_size.
-        where: the key that sets batch_size, for messages.
-
-    Raises:
-        UserError: if the limit cuts the step into unequal pieces.
-    """
-    if limit < 1 or batch_size < 1:
-        raise UserError(
-            f"{where}={batch_size} and hardware.train_micro_batch_size={limit} must be at least 1."
-        )
-    if limit >= batch_size:
-        return batch_size
-    if batch_size % limit:
-        raise UserError(
-            f"hardware.train_micro_batch_size={limit} does not divide {where}={batch_size}. "
-            f"Use {largest_divisor(batch_size, limit)}, or another {where}."
-        )
-    return limit
-
-
-def largest_divisor(number: int, limit: int) -> int:
-    """Return the largest divisor of a number that is not above the limit, at least 1."""
-    return next(d for d in range(max(1, min(number, limit)), 0, -1) if number % d == 0)
-
 
 def supervised_plan(
     steps: int, batch_size: int, micro_batch_size: int, records: int, kind: str

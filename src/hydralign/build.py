@@ -14,11 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydralign import config
 from hydralign.artifacts import write_json
-from hydralign.batch_plan import largest_divisor, micro_batch_size
 from hydralign.callbacks.checkpoints import Checkpoints, WholeFile
+from hydralign.callbacks.frozen import FrozenWeights
 from hydralign.callbacks.memory import ReturnedMemory
 from hydralign.callbacks.progress import StageProgressBar
-from hydralign.callbacks.ranks import RanksStrategy, SummedGradients
+from hydralign.callbacks.ranks import RanksStrategy, SameRun
 from hydralign.callbacks.samples import SampleTable
 from hydralign.callbacks.vitals import Vitals
 from hydralign.data.collate import PromptBatch
@@ -30,12 +30,14 @@ from hydralign.data.templates import template_hash
 from hydralign.data_source import DataSource, drawn
 from hydralign.errors import UserError
 from hydralign.inputs import stage_name
+from hydralign.micro_batches import MicroBatches
 from hydralign.model_source import build_codec, build_roles
 from hydralign.models.codec import Codec
 from hydralign.planner import WATCHED_PROMPTS, Planner, found
 from hydralign.planning.plan import MemoryPlan
 from hydralign.ranks import Ranks
 from hydralign.stages.context import StageContext
+from hydralign.stages.guards import Guard
 
 log = logging.getLogger(__name__)
 
@@ -113,8 +115,10 @@ def build_pieces(
     log.info(
         "Sample, what is learned in brackets:\n%s", preview(data.examples.train[0], codec.tokenizer)
     )
-    context, held_out = build_context(cfg, stage, data, source, codec)
+    context, held_out = build_context(cfg, stage, settings, data, source, codec)
     plan = plan_run(cfg, stage, settings, data, run_dir)
+    for micro_batches in (context.training, context.scoring, context.generation):
+        micro_batches.planned = f"The plan was {plan.summary()}; plan.json has it by phase. "
     roles = build_roles(cfg, stage, inputs, len(codec.tokenizer))
     module = stage(settings, context, **roles)
     log.info("Batch plan: %s.", module.batch_plan(data))
@@ -157,29 +161,47 @@ def build_data(
                 f"data.splits.{split}."
             )
     hardware, size = cfg.hardware, settings.batch_size
-    sequences = max((example.sequences for example in examples.train), default=1)
-    ranks = Ranks.here(hardware.devices)
-    share = size // ranks.size
-    if kind == "prompt":  # every process knows all prompts; the stage cuts its own minibatches
-        micro, ranks = size, Ranks()
-    elif sequences == 1:
-        micro = micro_batch_size(share, hardware.train_micro_batch_size, "stage.batch_size")
-    else:
-        micro = largest_divisor(share, hardware.train_micro_batch_size // sequences)
+    ranks, collate = Ranks.here(hardware.devices), source.collate(kind, codec)
+    whole = kind == "prompt"  # every process knows all prompts; the stage cuts its own minibatches
     return RecordDataModule(
         examples,
-        source.collate(kind, codec),
+        collate,
+        make_step=collate if whole else None,
         steps=settings.steps,
         batch_size=size,
-        micro_batch_size=micro,
-        eval_batch_size=max(1, hardware.score_micro_batch_size // sequences) * ranks.size,
+        eval_batch_size=max(1, hardware.score_micro_batch_size // rows_of(examples))
+        * (1 if whole else ranks.size),
         seed=cfg.seed,
-        ranks=ranks,
+        ranks=Ranks() if whole else ranks,
+    )
+
+
+def rows_of(examples: Splits[Any]) -> int:
+    """Return the rows of the largest training example, which are never parted."""
+    return max((example.sequences for example in examples.train), default=1)
+
+
+def build_micro_batches(
+    cfg: DictConfig, settings: Any, data: RecordDataModule
+) -> tuple[MicroBatches, MicroBatches, MicroBatches]:
+    """Build the rows at a time in training, in scoring and in generation."""
+    hardware, rows = cfg.hardware, rows_of(data.examples)
+    step = getattr(settings, "minibatch_size", settings.batch_size) // hardware.devices
+    fitting = max(1, hardware.train_micro_batch_size // rows)
+    return (
+        MicroBatches(min(step, fitting), "hardware.train_micro_batch_size", rows=rows),
+        MicroBatches(hardware.score_micro_batch_size, "hardware.score_micro_batch_size"),
+        MicroBatches(hardware.generation_batch_size, "hardware.generation_batch_size"),
     )
 
 
 def build_context(
-    cfg: DictConfig, stage: Any, data: RecordDataModule, source: DataSource, codec: Codec
+    cfg: DictConfig,
+    stage: Any,
+    settings: Any,
+    data: RecordDataModule,
+    source: DataSource,
+    codec: Codec,
 ) -> tuple[StageContext, PromptBatch | None]:
     """Build what a stage is given besides roles, and a few held-out prompts to watch."""
     hardware = cfg.hardware
@@ -190,11 +212,13 @@ def build_context(
     held_out = source.prompt_batches(
         drawn(prompts.validation, WATCHED_PROMPTS), codec, batch_size=WATCHED_PROMPTS
     )
+    training, scoring, generation = build_micro_batches(cfg, settings, data)
     context = StageContext(
         codec=codec,
-        train_micro_batch_size=hardware.train_micro_batch_size,
-        score_micro_batch_size=hardware.score_micro_batch_size,
-        generation_batch_size=hardware.generation_batch_size,
+        training=training,
+        scoring=scoring,
+        generation=generation,
+        guard=Guard(cfg.bad_steps_to_skip),
         optimizer=hardware.optimizer,
         max_response_tokens=cfg.data.max_response_tokens,
         gold=source.gold(),
@@ -231,13 +255,10 @@ def build_trainer(
     fingerprint: str,
 ) -> L.Trainer:
     """Build the Trainer: one epoch is the whole run."""
-    automatic: dict[str, Any] = {
-        "accumulate_grad_batches": data.micro_batches_per_step,
-        "gradient_clip_val": stage.options.max_grad_norm,
-    }
     ranks = context.ranks
     callbacks: list[L.Callback] = [
-        SummedGradients(ranks, fingerprint),  # before what looks at them
+        SameRun(ranks, fingerprint),
+        FrozenWeights(),
         StageProgressBar(stage_name(cfg), len(data.train_dataloader())),
         Vitals(),
         Checkpoints(run_dir, ranks, minutes=cfg.checkpoint_minutes),
@@ -257,14 +278,13 @@ def build_trainer(
         logger=instantiate(cfg.logger)(save_dir=str(run_dir)),
         callbacks=callbacks,
         max_epochs=1,
-        limit_train_batches=cfg.stop_after and cfg.stop_after * data.micro_batches_per_step,
+        limit_train_batches=cfg.stop_after,
         val_check_interval=cfg.validate_every,
         limit_val_batches=cfg.stop_after or 1.0,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
         enable_model_summary=False,
         log_every_n_steps=10,
-        **(automatic if stage.automatic_optimization else {}),
     )
 
 

@@ -10,7 +10,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from hydralign.batch_plan import micro_batch_size
 from hydralign.config import check_numbers, outline, read_settings
 from hydralign.data.datasets import check_offered
 from hydralign.data.sources import READERS, check_file
@@ -190,7 +189,7 @@ def _check_stage(cfg: DictConfig, stage: DictConfig, where: str) -> None:
         _check_word(f"{where}.schedule", settings.schedule, SCHEDULES)
     for kind in said.records:
         check_offered(kind, cfg.data.name, cfg.data.records)
-    limit, devices = cfg.hardware.train_micro_batch_size, cfg.hardware.devices
+    devices = cfg.hardware.devices
     key = "minibatch_size" if hasattr(settings, "minibatch_size") else "batch_size"
     size = getattr(settings, key)
     if size % devices:
@@ -198,8 +197,6 @@ def _check_stage(cfg: DictConfig, stage: DictConfig, where: str) -> None:
             f"hardware.devices={devices} does not divide {where}.{key}={size}: every device takes "
             "the same share of a step."
         )
-    if key == "minibatch_size" or said.records[:1] == ("demonstration",):
-        micro_batch_size(size // devices, limit, f"{where}.{key}")
 
 
 def _in_sweep() -> bool:

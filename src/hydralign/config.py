@@ -140,6 +140,8 @@ class RunConfig:
     """Folder of a run that stopped, to go on with it; auto: the newest with the same settings."""
     resume_anyway: bool = False
     """Go on even with other settings; learning rates and KL coefficient stay as they were."""
+    bad_steps_to_skip: int = 0
+    """Steps whose numbers are not finite that are left out before the run stops on one."""
     checkpoint_minutes: float = 10.0
     """Between two checkpoints of a run."""
     stop_after: int | None = None
@@ -193,7 +195,7 @@ def read_settings(stage: DictConfig, where: str = "stage") -> Any:
 
 _LEAST = {
     r"(?<!warmup_)(steps|rollouts|size|epochs|rank|devices|tokens|samples_every|stop_after)$": 1,
-    r"(rate|decay|seed)$|warmup": 0,
+    r"(rate|decay|seed)$|warmup|skip": 0,
     r"^temperature$": 0.01,
 }
 """The smallest values that make sense, by what a key looks like."""

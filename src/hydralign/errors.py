@@ -2,11 +2,26 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class UserError(Exception):
     """A mistake that the user can mend: the message says what, where and what to do."""
+
+
+class BadNumbers(UserError):
+    """Numbers that cannot be right, with what they came from."""
+
+    def __init__(self, said: str, evidence: Mapping[str, Any]) -> None:
+        """Say what is wrong.
+
+        Args:
+            said: what, and what to do.
+            evidence: what it came from: anything that JSON can hold, for a file.
+        """
+        super().__init__(said)
+        self.evidence = evidence
 
 
 def closest(wrong: str, right: Iterable[str]) -> str | None:

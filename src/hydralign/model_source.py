@@ -90,4 +90,4 @@ def _starting_point(path: Path) -> StartingPoint:
     manifest = read_manifest(path)
     if manifest is None:
         return StartingPoint(str(path))
-    return StartingPoint(str(path), manifest.score_mean, manifest.score_std)
+    return StartingPoint(str(path), manifest.score_mean, manifest.score_std, manifest.score_range)

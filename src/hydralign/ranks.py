@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hydralign.errors import UserError
+from hydralign.micro_batches import MicroBatches
 
 T = TypeVar("T")
 Batch = TypeVar("Batch", bound="Rows")
@@ -78,22 +79,21 @@ class Ranks:
         return torch.stack(parts, dim=1).flatten(0, 1)[:rows]
 
     def map(
-        self, function: Callable[[Batch], Tensor], batch: Batch, micro_batch_size: int
+        self, function: Callable[[Batch], Tensor], batch: Batch, micro_batches: MicroBatches
     ) -> Tensor:
         """Apply a function to a batch in micro-batches, each process to its share of the rows.
 
         Args:
             function: of a few rows; its result has as many.
             batch: of b rows.
-            micro_batch_size: rows at a time.
+            micro_batches: rows at a time.
 
         Returns:
             (b, ...) the results of all processes.
         """
 
         def of_rows(rows: Tensor) -> Tensor:
-            pieces = torch.split(rows, micro_batch_size)
-            return torch.cat([function(batch.select(piece)) for piece in pieces])
+            return micro_batches.over(rows, lambda piece: function(batch.select(piece)))
 
         return self.spread(of_rows, len(batch))
 

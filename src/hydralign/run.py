@@ -29,6 +29,7 @@ from hydralign.callbacks.checkpoints import (
     rewind_events,
 )
 from hydralign.data_source import DataSource
+from hydralign.errors import BadNumbers, UserError
 from hydralign.inputs import (
     config_hash,
     find_inputs,
@@ -46,6 +47,9 @@ from hydralign.record import check_may_begin, check_the_same, recorded_inputs, w
 from hydralign.summary import final_table, samples_markdown, samples_table
 
 log = logging.getLogger(__name__)
+
+EVIDENCE = "bad_numbers.json"
+"""What a run stopped on."""
 
 SHOWN = 6
 """Samples that the console shows; the run folder keeps more."""
@@ -152,23 +156,35 @@ def run_stage(
         if ranks.first:
             rewind_events(run_dir)
             record()
-    forget_peak()
-    trainer.fit(pieces.stage, pieces.data, ckpt_path=checkpoint, weights_only=True)
-    if is_overridden("validation_step", pieces.stage):
-        trainer.validate(pieces.stage, pieces.data, verbose=False)
-    trainer.test(pieces.stage, pieces.data, verbose=False)
-    figures = {
-        **pieces.stage.figures,
-        f"{name}/seconds": pieces.checkpoints.elapsed,
-        f"{name}/planned_memory_gb": pieces.plan.peak_gb,
-        f"{name}/peak_memory_gb": peak_memory_gb(),
-    }
-    log.info("\nMemory: %.2f GB at the peak; %s planned.", peak_memory_gb(), pieces.plan.summary())
+    figures = _train_and_measure(name, pieces, checkpoint, run_dir)
     if ranks.first:
         _save(cfg, pieces, inputs, figures, fingerprint, run_dir)
     trainer.strategy.barrier()  # the next stage of a chain starts from what was saved
     log.info("\n%s", final_table(figures))
     return figures[stage_class.headline]
+
+
+def _train_and_measure(
+    name: str, pieces: build.Pieces, checkpoint: Path | None, run_dir: Path
+) -> dict[str, float]:
+    """Let the Trainer do its work; return the stage's figures, time and memory."""
+    trainer, stage = pieces.trainer, pieces.stage
+    forget_peak()
+    try:
+        trainer.fit(stage, pieces.data, ckpt_path=checkpoint, weights_only=True)
+        if is_overridden("validation_step", stage):
+            trainer.validate(stage, pieces.data, verbose=False)
+        trainer.test(stage, pieces.data, verbose=False)
+    except BadNumbers as error:
+        write_json(run_dir / EVIDENCE, error.evidence)
+        raise UserError(f"{error}\nWhat it came from: {run_dir / EVIDENCE}") from error
+    log.info("\nMemory: %.2f GB at the peak; %s planned.", peak_memory_gb(), pieces.plan.summary())
+    return {
+        **stage.figures,
+        f"{name}/seconds": pieces.checkpoints.elapsed,
+        f"{name}/planned_memory_gb": pieces.plan.peak_gb,
+        f"{name}/peak_memory_gb": peak_memory_gb(),
+    }
 
 
 def _say_what_was_taken(inputs: dict[str, Path]) -> None:
@@ -181,7 +197,7 @@ def _say_what_was_taken(inputs: dict[str, Path]) -> None:
 
 def _clear(run_dir: Path) -> None:
     """Remove what an earlier run in the same folder left: two runs in one would be read as one."""
-    for pattern in (EVENTS, "metrics.json", "samples.md"):
+    for pattern in (EVENTS, EVIDENCE, "metrics.json", "samples.md"):
         for path in run_dir.glob(pattern):
             path.unlink()
 
@@ -213,6 +229,7 @@ def _save(
         parents=parent_ids(inputs),
         score_mean=product.head.mean.item() if scalar else 0.0,
         score_std=product.head.std.item() if scalar else 1.0,
+        score_range=product.head.seen if scalar else None,
         metrics=figures,
     )
     write_json(run_dir / "metrics.json", figures)

@@ -2,9 +2,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
-import torch
 
-from hydralign.callbacks.ranks import SummedGradients
+from hydralign.callbacks.ranks import SameRun
 from hydralign.errors import UserError
 from hydralign.ranks import Ranks
 
@@ -28,28 +27,18 @@ def trainer(rank, size):
 
 
 def test_processes_that_belong_together_may_start():
-    SummedGradients(Others(0, 2, ("abc",)), "abc").on_fit_start(trainer(0, 2), None)
+    SameRun(Others(0, 2, ("abc",)), "abc").on_fit_start(trainer(0, 2), None)
 
 
 @pytest.mark.parametrize("found", [(0, 2), (1, 1), (1, 4)])
 def test_a_process_that_another_launcher_started_is_refused(found):
     # Under srun both processes of two take themselves for the first.
-    callback = SummedGradients(Others(1, 2, ("abc",)), "abc")
+    callback = SameRun(Others(1, 2, ("abc",)), "abc")
     with pytest.raises(UserError, match=r"hardware.devices=2: this process takes itself.* srun"):
         callback.on_fit_start(trainer(*found), None)
 
 
 def test_processes_with_other_inputs_are_refused():
-    callback = SummedGradients(Others(0, 2, ("xyz",)), "abc")
+    callback = SameRun(Others(0, 2, ("xyz",)), "abc")
     with pytest.raises(UserError, match=r"different inputs.*stage.policy=DIR"):
         callback.on_fit_start(trainer(0, 2), None)
-
-
-@pytest.mark.parametrize(("automatic", "expected"), [(True, 13.0), (False, 3.0)])
-def test_stages_that_step_by_hand_add_up_themselves(automatic, expected):
-    weight = torch.nn.Parameter(torch.zeros(1))
-    weight.grad = torch.tensor([3.0])
-    stage = SimpleNamespace(automatic_optimization=automatic)
-    optimizer = torch.optim.SGD([weight])
-    SummedGradients(Others(0, 2), "").on_before_optimizer_step(None, stage, optimizer)
-    assert weight.grad.item() == expected

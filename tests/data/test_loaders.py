@@ -1,3 +1,5 @@
+from functools import partial
+
 import lightning as L
 import pytest
 import torch
@@ -5,10 +7,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hydralign.data.collate import collate_demonstrations
 from hydralign.data.examples import DemonstrationExample
-from hydralign.data.loaders import EvaluationLoader, TrainLoader
+from hydralign.data.loaders import EvaluationLoader, Step, TrainLoader
 from hydralign.data.module import RecordDataModule
 from hydralign.data.splits import Splits
 from hydralign.errors import UserError
+from hydralign.ranks import Ranks
 
 
 def examples(n):
@@ -22,41 +25,50 @@ def ids(micro_batch, step):
 
 def loader(n=11, **changed):
     """A run of 5 steps of 4 records; 11 records make passes of 2 steps."""
-    sizes = {"steps": 5, "batch_size": 4, "micro_batch_size": 2, "seed": 3} | changed
+    sizes = {"steps": 5, "batch_size": 4, "seed": 3} | changed
     return TrainLoader(examples(n), ids, **sizes)
 
 
-def test_a_run_is_whole_steps_of_whole_micro_batches():
+def test_a_run_is_whole_steps_of_alike_lengths():
     train = loader()
-    batches = list(train)
-    assert (train.steps_per_epoch, len(train), len(batches)) == (2, 10, 10)
-    for start in (0, 4):  # each pass of two steps
-        seen = [i for batch, _ in batches[start : start + 4] for i in batch]
+    steps = list(train)
+    assert (train.steps_per_epoch, len(train), len(steps)) == (2, 5, 5)
+    for start in (0, 2):  # each pass of two steps
+        seen = [i for rows, _ in steps[start : start + 2] for i in rows]
         assert len(seen) == len(set(seen)) == 8  # three of the eleven sit this pass out
-
-
-def test_the_micro_batches_of_a_step_carry_its_denominator_and_share_lengths():
-    for first, second in zip(*[iter(loader())] * 2, strict=True):
-        rows = first[0] + second[0]
+    for rows, counted in steps:
         lengths = [i % 4 + 1 for i in rows]
         assert lengths == sorted(lengths, reverse=True)
-        assert first[1] == second[1] == sum(lengths)
+        assert counted == sum(lengths)
 
 
-def test_the_cut_into_micro_batches_changes_no_step():
-    wide, narrow = list(loader(micro_batch_size=4)), list(loader(micro_batch_size=1))
-    for number, (rows, denominator) in enumerate(wide):
-        parts = narrow[4 * number : 4 * number + 4]
-        assert rows == [i for part, _ in parts for i in part]
-        assert {own for _, own in parts} == {denominator}
+@pytest.mark.parametrize(("size", "expected"), [(2, [2, 2, 1]), (3, [3, 2]), (9, [5])])
+def test_a_step_can_be_cut_anyhow_and_each_piece_carries_its_denominator(size, expected):
+    mine, all_of_it = examples(5), examples(7)
+    step = Step(mine, all_of_it, partial(collate_demonstrations, pad_id=0))
+    assert step.tokens == 5 + (1 + 2 + 3 + 4 + 1)
+    batches = list(step.to("meta").micro_batches(size))
+    assert [len(batch.sequences) for batch in batches] == expected
+    assert {batch.response_tokens for batch in batches} == {1 + 2 + 3 + 4 + 1 + 2 + 3}
+    assert {batch.sequences.sequence_ids.device.type for batch in batches} == {"meta"}
+    first = [i for batch in step.micro_batches(size) for i in batch.sequences.sequence_ids[:, 0]]
+    assert first == [0, 1, 2, 3, 4]
+
+
+def test_processes_part_each_step_among_them():
+    whole = list(loader())
+    parts = [list(loader(ranks=Ranks(index, 2))) for index in range(2)]
+    for (rows, counted), (even, its), (odd, others) in zip(whole, *parts, strict=True):
+        assert (rows[::2], rows[1::2]) == (even, odd)
+        assert counted == its == others
 
 
 def test_passes_differ_and_runs_of_one_seed_agree():
-    batches = list(loader())
-    assert batches[:4] != batches[4:8]
-    assert list(loader()) == batches
-    assert list(loader(seed=5)) != batches
-    assert list(loader(steps=9))[:10] == batches  # a longer run begins alike
+    steps = list(loader())
+    assert steps[:2] != steps[2:4]
+    assert list(loader()) == steps
+    assert list(loader(seed=5)) != steps
+    assert list(loader(steps=9))[:5] == steps  # a longer run begins alike
 
 
 def test_iterating_draws_nothing_from_the_global_generator():
@@ -68,8 +80,8 @@ def test_iterating_draws_nothing_from_the_global_generator():
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("taken", [1, 3, 4, 5, 9])
-def test_a_restored_loader_goes_on_with_the_next_micro_batch(taken):
+@pytest.mark.parametrize("taken", [1, 2, 3, 4])
+def test_a_restored_loader_goes_on_with_the_next_step(taken):
     whole, cut, resumed = list(loader()), loader(), loader()
     for _ in zip(range(taken), cut, strict=False):
         pass
@@ -82,14 +94,14 @@ def test_a_finished_run_can_be_repeated_or_made_longer():
     assert list(train) == list(train)
     longer = loader(steps=7)
     longer.load_state_dict(train.state_dict())
-    assert list(longer) == list(loader(steps=7))[10:]
+    assert list(longer) == list(loader(steps=7))[5:]
 
 
 @pytest.mark.parametrize(
     ("sizes", "words"),
     [
-        ({"batch_size": 4, "micro_batch_size": 3}, "batch_size=4 must be a multiple of micro_ba"),
-        ({"batch_size": 4, "micro_batch_size": 0}, "must be a multiple of micro_batch_size=0"),
+        ({"ranks": Ranks(0, 3)}, "batch_size=4 must be a multiple of the 3 processes"),
+        ({"batch_size": 0}, "batch_size=0 must be"),
         ({"batch_size": 12}, "11 training examples do not fill one step of batch_size=12"),
     ],
 )
@@ -113,9 +125,10 @@ class Recorder(L.LightningModule):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.seen, self.held_out = [], []
 
-    def training_step(self, batch, _):
-        ids = batch.sequences.sequence_ids[:, 0].tolist()
-        self.seen.append((ids, batch.response_tokens))
+    def training_step(self, step, _):
+        for batch in step.micro_batches(2):
+            ids = batch.sequences.sequence_ids[:, 0].tolist()
+            self.seen.append((ids, batch.response_tokens))
         return self.weight.sum()
 
     def validation_step(self, batch, _):
@@ -134,14 +147,13 @@ def fit(folder, ckpt_path=None):
         collate,
         steps=5,
         batch_size=4,
-        micro_batch_size=2,
+        eval_batch_size=2,
         seed=3,
     )
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=1,
         val_check_interval=0.4,
-        accumulate_grad_batches=data.micro_batches_per_step,
         callbacks=[ModelCheckpoint(folder, "step3", every_n_train_steps=3)],
         logger=False,
         enable_progress_bar=False,
@@ -157,8 +169,8 @@ def fit(folder, ckpt_path=None):
 def test_one_trainer_epoch_is_the_run_and_resumes_in_its_midst(tmp_path):
     whole, trainer, data = fit(tmp_path / "whole")
     assert (trainer.global_step, len(whole.seen)) == (5, 10)
-    assert (data.steps_per_epoch, data.micro_batches_per_step) == (2, 2)
-    # Response lengths 1 + 2, then 3; looked at after micro-batches 4 and 8 of 10.
+    assert data.steps_per_epoch == 2
+    # Response lengths 1 + 2, then 3; looked at after steps 2 and 4 of 5.
     assert whole.held_out == [3, 3] * 2
     resumed, trainer, _ = fit(tmp_path / "resumed", ckpt_path=tmp_path / "whole" / "step3.ckpt")
     assert trainer.global_step == 5
@@ -167,7 +179,7 @@ def test_one_trainer_epoch_is_the_run_and_resumes_in_its_midst(tmp_path):
 
 def test_the_module_serves_each_split():
     splits = Splits(examples(11), examples(3), examples(2))
-    data = RecordDataModule(splits, ids, steps=1, batch_size=4, micro_batch_size=4, seed=0)
+    data = RecordDataModule(splits, ids, steps=1, batch_size=4, eval_batch_size=4, seed=0)
     served = data.train_examples, data.validation_examples, data.test_examples
     assert [len(part) for part in served] == [11, 3, 2]
     assert list(data.val_dataloader()) == [([0, 1, 2], 6)]

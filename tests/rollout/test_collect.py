@@ -4,6 +4,7 @@ from torch.testing import assert_close
 
 from hydralign.data.collate import collate_prompts
 from hydralign.data.examples import PromptExample
+from hydralign.micro_batches import MicroBatches
 from hydralign.rewards.scorers import RewardModelScorer, RuleScorer
 from hydralign.rl.minibatches import iterate_minibatches
 from hydralign.rollout.collect import collect_rollout
@@ -20,12 +21,12 @@ def collect(toys, roles, *, micro_batch_size=4, temperature=0.8):
         roles["policy"],
         roles["reference"],
         roles["value_model"],
-        RewardModelScorer(roles["reward_model"], 3),
+        RewardModelScorer(roles["reward_model"], MicroBatches(3)),
         collate_prompts(examples, examples, pad_id=0),
         toys.codec,
-        Sampling(temperature, 7, 5),
+        Sampling(temperature, 7, MicroBatches(5)),
         torch.Generator().manual_seed(1),
-        micro_batch_size=micro_batch_size,
+        micro_batches=MicroBatches(micro_batch_size),
         clock=Stopwatch(),
     )
 

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from hydralign.data.collate import PromptBatch, collate_prompts
 from hydralign.data.examples import PromptExample
 from hydralign.errors import UserError
+from hydralign.micro_batches import MicroBatches
 from hydralign.models.roles import TextRole
 from hydralign.rollout.sampling import Sampling, draw_tokens, sample_responses
 
@@ -21,7 +22,7 @@ def batch_of(prompts):
 
 def sample(policy, prompts, codec, *, temperature=1.0, tokens=6, batch_size=99, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    sampling = Sampling(temperature, tokens, batch_size)
+    sampling = Sampling(temperature, tokens, MicroBatches(batch_size))
     batch = prompts if isinstance(prompts, PromptBatch) else batch_of(prompts)
     return sample_responses(policy, batch, codec, sampling, generator)
 

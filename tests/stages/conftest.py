@@ -16,6 +16,7 @@ from hydralign.data.examples import (
 )
 from hydralign.data.module import RecordDataModule
 from hydralign.data.splits import Splits
+from hydralign.micro_batches import MicroBatches
 from hydralign.stages.context import StageContext
 from hydralign.stages.ppo import PPO, PPOSettings
 from hydralign.stages.reward import Reward, RewardSettings
@@ -131,9 +132,9 @@ def context(make_toys):
     side = [collate_prompts(part, part, pad_id=0) for part in (examples[:4], examples[4:])]
     return StageContext(
         codec=codec,
-        train_micro_batch_size=4,
-        score_micro_batch_size=3,
-        generation_batch_size=5,
+        training=MicroBatches(4),
+        scoring=MicroBatches(3),
+        generation=MicroBatches(5),
         optimizer="adamw",
         max_response_tokens=5,
         gold=None,
@@ -149,7 +150,7 @@ def make_stage(toys, context):
     def make(kind, *, micro_batch_size=4, starts=None, **changes):
         made = dataclasses.replace(toys, starts=starts or toys.starts)
         settings = dataclasses.replace(SETTINGS[kind], **changes)
-        machine = dataclasses.replace(context, train_micro_batch_size=micro_batch_size)
+        machine = dataclasses.replace(context, training=MicroBatches(micro_batch_size))
         return kind(settings, machine, **made.roles(kind.roles))
 
     return make
@@ -159,16 +160,16 @@ def make_stage(toys, context):
 def make_data():
     """Makes the data of a stage."""
 
-    def make(stage, *, micro_batch_size=4, examples=None, n=8):
+    def make(stage, *, examples=None, n=8):
         record = stage.records[0]
         records = examples or EXAMPLES[record](n)
-        size = stage.options.batch_size
+        collate = partial(COLLATE[record], pad_id=0)
         return RecordDataModule(
             Splits(records, EXAMPLES[record](5), EXAMPLES[record](4)),
-            partial(COLLATE[record], pad_id=0),
+            collate,
+            make_step=collate if record == "prompt" else None,
             steps=stage.options.steps,
-            batch_size=size,
-            micro_batch_size=size if record == "prompt" else micro_batch_size,
+            batch_size=stage.options.batch_size,
             eval_batch_size=3,
             seed=6,
         )
@@ -182,8 +183,6 @@ def fit():
 
     def run(stage, data, *callbacks, test=False):
         memory, gradients = Memory(), Gradients()
-        automatic = {"accumulate_grad_batches": data.micro_batches_per_step}
-        automatic |= {"gradient_clip_val": stage.options.max_grad_norm}
         trainer = L.Trainer(
             accelerator="cpu",
             max_epochs=1,
@@ -195,7 +194,6 @@ def fit():
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=False,
-            **(automatic if stage.automatic_optimization else {}),
         )
         trainer.fit(stage, data)
         if test:

@@ -43,7 +43,7 @@ def rollout():
 
 
 def test_rollout_figures():
-    metrics = rollout_metrics(rollout(), RETURNS, kl_coef=0.5)
+    metrics = rollout_metrics(rollout(), RETURNS, 0.5, seen=[1.0, 5.0])
     kl = (0.5 + (0.25 - 1.0) + 0.25) / 3  # log-ratios summed over each response, then averaged
     k3 = [math.expm1(-d) + d for d in (0.5, 0.0, 0.0, 0.25, -1.0, 0.25)]
     expected = {
@@ -51,6 +51,7 @@ def test_rollout_figures():
         "rollout/eos_rate": 2 / 3,
         "rollout/distinct_responses": 2 / 3,
         "reward/score": 3.0,
+        "reward/outside_range": 1 / 3,
         "reward/score_std": math.sqrt((4 + 1 + 9) / 3),
         "reward/score_minus_kl": 3.0 - 0.5 * kl,
         "kl/per_sequence": kl,
@@ -109,7 +110,7 @@ def test_speed_counts_response_tokens_over_all_phases():
 
 
 def test_the_line_of_a_rollout():
-    metrics = rollout_metrics(rollout(), RETURNS, kl_coef=0.5)
+    metrics = rollout_metrics(rollout(), RETURNS, 0.5, seen=[1.0, 5.0])
     metrics |= perf_metrics(rollout(), {"generate": 2.0})
     assert rollout_line(7, 80, metrics) == (
         "rollout    7/80 | score  +3.00 | KL   0.00 nats/response | length   2.0"
@@ -122,7 +123,14 @@ def test_wins_count_half_for_ties_and_texts_are_told_apart():
         return Answers([responses(texts)], torch.tensor(scores), torch.tensor(scores) * 10)
 
     duel = HeadToHead(
-        before=None, after=None, scorer=None, gold=None, codec=None, sampling=None, seed=0
+        before=None,
+        after=None,
+        scorer=None,
+        gold=None,
+        codec=None,
+        sampling=None,
+        micro_batches=None,
+        seed=0,
     )
     duel.kl_per_sequence = lambda _: 0.125
     before = answers([0.0, 1.0, 2.0], ("a b", "a b", "c"))

@@ -29,7 +29,7 @@ def own_scores(stage):
     """Scores of what the SFT policy says to the side prompts, drawn as the stage draws."""
     context = stage.context
     generator = torch.Generator().manual_seed(context.seed)
-    sampling = Sampling(1.0, context.max_response_tokens, context.generation_batch_size)
+    sampling = Sampling(1.0, context.max_response_tokens, context.generation)
     with torch.no_grad():
         return torch.cat(
             [
@@ -83,9 +83,9 @@ def test_figures_are_of_the_test_split_with_an_interval(make_stage, make_data, f
 
 
 def test_the_cut_into_micro_batches_changes_no_step(make_stage, make_data, fit):
-    stage, other = make_stage(Reward, steps=3), make_stage(Reward, steps=3)
-    fit(stage, make_data(stage, micro_batch_size=2))
-    fit(other, make_data(other, micro_batch_size=8))
+    stage, other = (make_stage(Reward, steps=3, micro_batch_size=size) for size in (3, 8))
+    fit(stage, make_data(stage))
+    fit(other, make_data(other))
     weights = [one.reward_model.trained_parameters() for one in (stage, other)]
     assert_close(weights[0], weights[1], rtol=1e-3, atol=1e-4)
 
@@ -99,18 +99,18 @@ def test_the_logged_figures_are_those_of_the_whole_step(make_stage, make_data, f
 
 def fit_once(make_stage, make_data, fit, size):
     """Loss and accuracy that one step logs."""
-    stage = make_stage(Reward)
-    memory, _ = fit(stage, make_data(stage, micro_batch_size=size))
+    stage = make_stage(Reward, micro_batch_size=size)
+    memory, _ = fit(stage, make_data(stage))
     return [memory.series(f"reward/{name}")[0] for name in ("loss", "accuracy")]
 
 
 @pytest.mark.parametrize("pick", [min, max])
 def test_a_micro_batch_that_holds_only_ties_is_no_trouble(make_stage, make_data, fit, pick):
-    stage = make_stage(Reward)
+    stage = make_stage(Reward, micro_batch_size=1)
     examples = list(make_data(stage).train_examples)
     place = pick(range(8), key=lambda i: examples[i].length)  # a step's last and first
     tied = [dataclasses.replace(pair, target=0.5) for pair in examples[place].pairs]
     examples[place] = dataclasses.replace(examples[place], pairs=tied)
-    memory, gradients = fit(stage, make_data(stage, micro_batch_size=1, examples=examples))
+    memory, gradients = fit(stage, make_data(stage, examples=examples))
     assert all(g.isfinite().all() for g in gradients.of(0)[0] if g is not None)
     assert not math.isnan(memory.series("reward/accuracy")[0])

@@ -43,18 +43,17 @@ def test_the_loss_falls(make_stage, make_data, fit):
 
 
 def test_the_cut_into_micro_batches_changes_no_step(make_stage, make_data, fit):
-    stage = make_stage(SFT, steps=3)
-    fit(stage, make_data(stage, micro_batch_size=2))
-    whole = make_stage(SFT, steps=3)
-    fit(whole, make_data(whole, micro_batch_size=8))
+    stage, whole = (make_stage(SFT, steps=3, micro_batch_size=size) for size in (3, 8))
+    fit(stage, make_data(stage))
+    fit(whole, make_data(whole))
     weights = [role.policy.trained_parameters() for role in (stage, whole)]
     assert_close(weights[0], weights[1], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [2, 8])
 def test_the_logged_loss_is_that_of_the_whole_step(make_stage, make_data, fit, size):
-    stage = make_stage(SFT)
-    data = make_data(stage, micro_batch_size=size)
+    stage = make_stage(SFT, micro_batch_size=size)
+    data = make_data(stage)
     expected = nll(stage, data.train_examples)
     memory, _ = fit(stage, data)
     assert_close(memory.series("policy/loss"), [expected], rtol=1e-4, atol=0)
@@ -79,6 +78,6 @@ def test_the_bar_beside_the_held_out_loss_is_of_the_same_split(make_stage, make_
 
 
 def test_the_schedule_steps_once_per_optimizer_step(make_stage, make_data, fit):
-    stage = make_stage(SFT, steps=3, schedule="linear")
-    fit(stage, make_data(stage, micro_batch_size=2))
+    stage = make_stage(SFT, steps=3, schedule="linear", micro_batch_size=2)
+    fit(stage, make_data(stage))
     assert stage.trainer.optimizers[0].param_groups[0]["lr"] == 0.0

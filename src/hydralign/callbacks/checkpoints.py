@@ -62,6 +62,7 @@ class Checkpoints(L.Callback):
             signal.signal(number, self._told_to_stop)  # until Lightning puts the old ones back
         if self._restored is not None:  # only now: the stage has set out from the beginning
             _set_state(stage, self._restored["stage"])
+            stage.context.load_state_dict(self._restored["context"])
             _set_random_state(self._restored["random"])
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
@@ -87,6 +88,7 @@ class Checkpoints(L.Callback):
             logger.save()  # to the file, not to a queue
         files = self.run_dir.glob(EVENTS)
         checkpoint["events"] = {file.name: file.stat().st_size for file in files}
+        checkpoint["context"] = stage.context.state_dict()
         checkpoint["made_with"] = _made_with(trainer, stage)
         checkpoint["seconds"] = self.elapsed
         checkpoint["stepped"] = trainer.fit_loop.epoch_loop._batches_that_stepped
@@ -95,7 +97,8 @@ class Checkpoints(L.Callback):
         self, trainer: L.Trainer, stage: Any, checkpoint: dict[str, Any]
     ) -> None:
         """Keep what is put back once the stage has set out."""
-        self._restored = {name: checkpoint[name] for name in ("stage", "random", "stepped")}
+        names = ("stage", "context", "random", "stepped")
+        self._restored = {name: checkpoint[name] for name in names}
         self._seconds_before = checkpoint["seconds"]
 
     def _between_steps(self, trainer: L.Trainer) -> None:
@@ -221,9 +224,6 @@ def _made_with(trainer: L.Trainer, stage: Any) -> dict[str, Any]:
         "set of weights that train": digest(shapes),
         "kind of device": trainer.strategy.root_device.type,
         "hardware.optimizer": stage.context.optimizer,
-        "number of micro-batches a step (hardware.train_micro_batch_size)": (
-            trainer.accumulate_grad_batches
-        ),
     }
 
 
@@ -232,15 +232,23 @@ def _trained(stage: Any) -> dict[str, torch.nn.Parameter]:
 
 
 def _state(stage: Any) -> dict[str, Any]:
-    """Return what a stage says that it has besides weights: numbers and generators."""
-    values = {name: getattr(stage, name) for name in getattr(stage, "state", ())}
-    return {n: v.get_state() if isinstance(v, torch.Generator) else v for n, v in values.items()}
+    """Return what a stage says that it has besides weights."""
+    return {name: _plain(getattr(stage, name)) for name in getattr(stage, "state", ())}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    return value.state_dict() if hasattr(value, "state_dict") else value
 
 
 def _set_state(stage: Any, state: dict[str, Any]) -> None:
     for name, value in state.items():
-        if isinstance(getattr(stage, name), torch.Generator):
-            getattr(stage, name).set_state(value)
+        there = getattr(stage, name)
+        if isinstance(there, torch.Generator):
+            there.set_state(value)
+        elif hasattr(there, "load_state_dict"):
+            there.load_state_dict(value)
         else:
             setattr(stage, name, value)
 

@@ -18,7 +18,7 @@ class StageProgressBar(TQDMProgressBar):
 
         Args:
             name: of the stage.
-            steps: micro-batches in the run.
+            steps: of the run.
         """
         on_terminal = sys.stderr.isatty()
         super().__init__(

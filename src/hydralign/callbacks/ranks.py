@@ -4,7 +4,6 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy
-from torch.optim import Optimizer
 
 from hydralign.errors import UserError
 from hydralign.ranks import Ranks
@@ -22,11 +21,8 @@ class RanksStrategy(DDPStrategy):
         """Wrap nothing. Equal weights at the start rest on equal seeds and inputs."""
 
 
-class SummedGradients(L.Callback):
-    """Checks that the processes belong together; adds up their gradients before they are clipped.
-
-    Stages that step by hand add up themselves.
-    """
+class SameRun(L.Callback):
+    """Checks that the processes belong together."""
 
     def __init__(self, ranks: Ranks, fingerprint: str) -> None:
         """Name the processes.
@@ -55,10 +51,3 @@ class SummedGradients(L.Callback):
                 "The processes of this run found different inputs: another run has finished "
                 "meanwhile. Name the artifacts (stage.policy=DIR ...) and start again."
             )
-
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, stage: Any, optimizer: Optimizer
-    ) -> None:
-        """Add up what the step's micro-batches have left."""
-        if stage.automatic_optimization:
-            self.ranks.sum_(p.grad for group in optimizer.param_groups for p in group["params"])

@@ -38,9 +38,8 @@ class SampleTable(L.Callback):
         self, trainer: L.Trainer, stage: Any, outputs: Any, batch: Any, index: int
     ) -> None:
         """Show where training stands."""
-        step, rest = divmod(index + 1, trainer.accumulate_grad_batches)
-        if rest == 0 and (step % self.every == 0 or trainer.is_last_batch):
-            self._log(trainer, stage, step)
+        if (index + 1) % self.every == 0 or trainer.is_last_batch:
+            self._log(trainer, stage, index + 1)
 
     def _log(self, trainer: L.Trainer, stage: Any, step: int) -> None:
         if not isinstance(trainer.logger, TensorBoardLogger):

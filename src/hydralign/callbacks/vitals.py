@@ -1,23 +1,22 @@
-"""How training goes, whatever is trained: gradient norm, learning rate, speed and memory."""
+"""How fast training goes, and what memory it takes."""
 
 import time
 from typing import Any
 
 import lightning as L
-from torch import nn
-from torch.optim import Optimizer
 
+from hydralign.data.loaders import Step
 from hydralign.memory import peak_memory_gb
 
 
 class Vitals(L.Callback):
-    """Watches stages with automatic optimisation; the others log these figures themselves."""
+    """Watches stages whose steps hold texts; one that samples them logs these figures itself."""
 
     def __init__(self, every: int = 10) -> None:
         """Set how often speed and memory are logged.
 
         Args:
-            every: micro-batches.
+            every: steps.
         """
         self.every = every
 
@@ -26,26 +25,13 @@ class Vitals(L.Callback):
         self._started = time.perf_counter()
         self._tokens = 0
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, stage: Any, optimizer: Optimizer
-    ) -> None:
-        """Log the norm of the whole step's gradient, before clipping, and the learning rate."""
-        if not stage.automatic_optimization:
-            return
-        name = stage.product.removesuffix("_model")
-        gradients = [
-            p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None
-        ]
-        stage.log(f"{name}/grad_norm", nn.utils.get_total_norm(gradients))
-        stage.log(f"{name}/learning_rate", optimizer.param_groups[0]["lr"])
-
     def on_train_batch_end(
         self, trainer: L.Trainer, stage: Any, outputs: Any, batch: Any, index: int
     ) -> None:
         """Count tokens; log the mean speed since the last time."""
-        if not hasattr(batch, "sequences"):
+        if not isinstance(batch, Step):
             return
-        self._tokens += int(batch.sequences.attention_mask.sum())
+        self._tokens += batch.tokens
         if (index + 1) % self.every == 0:
             tokens = self._tokens * trainer.world_size  # of processes with like shares
             speed = tokens / (time.perf_counter() - self._started)

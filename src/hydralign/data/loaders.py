@@ -1,10 +1,11 @@
-"""Iterating over examples in micro-batches, several of them to an optimizer step.
+"""Iterating over examples, one optimizer step after the other.
 
 Plain iterables instead of `torch.utils.data.DataLoader`, which draws a number from the global
 generator each time it is iterated: how often a run is evaluated would change what it samples.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -25,22 +26,56 @@ Collate = Callable[[Sequence[Any], Sequence[Any]], Any]
 """Makes a batch of the examples of a micro-batch and those of its whole optimizer step."""
 
 
+@dataclass(frozen=True)
+class Step:
+    """The examples of one optimizer step, to be cut into micro-batches."""
+
+    examples: Sequence[Any]
+    """Those that this process is to go through, alike lengths together."""
+    whole: Sequence[Any]
+    """Those of all processes."""
+    collate: Collate
+    device: torch.device | str = "cpu"
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that this process goes through."""
+        return sum(example.length for example in self.examples)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the examples of this process for a file."""
+        return {"examples": [asdict(example) for example in self.examples]}
+
+    def to(self, device: torch.device | str) -> "Step":
+        """Return the same step, for batches on another device."""
+        return replace(self, device=device)
+
+    def micro_batches(self, size: int) -> Iterator[Any]:
+        """Lay out the examples, some at a time; the last may be fewer.
+
+        Args:
+            size: examples at a time.
+        """
+        for start in range(0, len(self.examples), size):
+            batch = self.collate(self.examples[start : start + size], self.whole)
+            yield batch.to(self.device)
+
+
 class TrainLoader:
-    """Shuffled micro-batches of a whole run, as many passes over the examples as its steps take.
+    """The shuffled steps of a whole run, as many passes over the examples as they take.
 
     What is left over after the last whole step of a pass is dropped. The order is a function of
     seed and pass alone. Lightning saves `state_dict` in its checkpoints, so that a run continues
-    with the very next micro-batch.
+    with the very next step.
     """
 
     def __init__(
         self,
         examples: Sequence[Example],
-        collate: Collate,
+        make_step: Collate,
         *,
         steps: int,
         batch_size: int,
-        micro_batch_size: int,
         seed: int,
         ranks: Ranks | None = None,
     ) -> None:
@@ -48,10 +83,9 @@ class TrainLoader:
 
         Args:
             examples: the training split.
-            collate: makes a batch.
+            make_step: makes what is handed out, of the examples of this process and of all.
             steps: optimizer steps in the whole run.
             batch_size: examples per optimizer step.
-            micro_batch_size: examples per forward pass; divides this process's share of a step.
             seed: of the order.
             ranks: the processes that share each step.
 
@@ -59,20 +93,17 @@ class TrainLoader:
             UserError: if the sizes do not divide, or there are too few examples for one step.
         """
         self.ranks = ranks or Ranks()
-        together = micro_batch_size * self.ranks.size
-        if micro_batch_size < 1 or batch_size < 1 or batch_size % together:
-            processes = f" times {self.ranks.size} processes" if self.ranks.size > 1 else ""
+        if batch_size < 1 or batch_size % self.ranks.size:
             raise UserError(
-                f"batch_size={batch_size} must be a multiple of "
-                f"micro_batch_size={micro_batch_size}{processes}"
+                f"batch_size={batch_size} must be a multiple of the {self.ranks.size} processes"
             )
         if len(examples) < batch_size:
             raise UserError(
                 f"{len(examples)} training examples do not fill one step of "
                 f"batch_size={batch_size}. Choose a smaller one, or bring more records."
             )
-        self.examples, self.collate, self.seed = examples, collate, seed
-        self.batch_size, self.micro_batch_size, self.steps = batch_size, micro_batch_size, steps
+        self.examples, self.make_step, self.seed = examples, make_step, seed
+        self.batch_size, self.steps = batch_size, steps
         self._next = 0
         self.between_steps: Callable[[], None] = lambda: None
         """Called before each step but the first that is handed out."""
@@ -82,40 +113,31 @@ class TrainLoader:
         """Optimizer steps in one pass over the examples."""
         return len(self.examples) // self.batch_size
 
-    @property
-    def micro_batches_per_step(self) -> int:
-        """Micro-batches that one process makes of its share of a step."""
-        return self.batch_size // self.ranks.size // self.micro_batch_size
-
     def __len__(self) -> int:
-        """Count the micro-batches of the run."""
-        return self.steps * self.micro_batches_per_step
+        """Count the steps of the run."""
+        return self.steps
 
     def __iter__(self) -> Iterator[Any]:
         """Go on to the end of the run; after it, the same run again."""
-        micro_batches = self.micro_batches_per_step
         order: list[int] = []
         start = self._next if self._next < len(self) else 0
         for index in range(start, len(self)):
-            number, part = divmod(index, micro_batches)
-            if part == 0 and index > start:
+            if index > start:
                 self.between_steps()
-            epoch, place = divmod(number, self.steps_per_epoch)
-            if not order or (place == 0 and part == 0):
+            epoch, place = divmod(index, self.steps_per_epoch)
+            if not order or place == 0:
                 order = self._order(epoch)
             rows = order[place * self.batch_size : (place + 1) * self.batch_size]
             # Alike lengths share a micro-batch, for less padding; the longest first, so that memory
             # that does not suffice shows at once.
             step = sorted((self.examples[row] for row in rows), key=lambda e: -e.length)
             share = step[self.ranks.index :: self.ranks.size]
-            first = part * self.micro_batch_size
-            batch = self.collate(share[first : first + self.micro_batch_size], step)
-            # Moved on before the batch is handed out: a state saved after it names the one after.
+            # Moved on before the step is handed out: a state saved after it names the one after.
             self._next = index + 1
-            yield batch
+            yield self.make_step(share, step)
 
     def state_dict(self) -> dict[str, int]:
-        """Return where the next micro-batch lies."""
+        """Return where the next step lies."""
         return {"next": self._next}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

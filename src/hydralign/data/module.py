@@ -1,11 +1,12 @@
 """The one LightningDataModule, whatever the records."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import lightning as L
 
-from hydralign.data.loaders import Collate, EvaluationLoader, Example, TrainLoader
+from hydralign.data.loaders import Collate, EvaluationLoader, Example, Step, TrainLoader
 from hydralign.data.splits import Splits
 from hydralign.ranks import Ranks
 
@@ -18,11 +19,11 @@ class RecordDataModule(L.LightningDataModule):
         examples: Splits[Any],
         collate: Collate,
         *,
+        make_step: Collate | None = None,
         steps: int,
         batch_size: int,
-        micro_batch_size: int,
         seed: int,
-        eval_batch_size: int | None = None,
+        eval_batch_size: int,
         ranks: Ranks | None = None,
     ) -> None:
         """Put the data of a run together.
@@ -30,11 +31,11 @@ class RecordDataModule(L.LightningDataModule):
         Args:
             examples: of each split.
             collate: makes a batch.
+            make_step: makes what is handed out for a step; if None, a `Step` to be cut.
             steps: optimizer steps in the whole run.
             batch_size: examples per optimizer step.
-            micro_batch_size: examples per forward pass in training; divides the share of a step.
             seed: of the order in training.
-            eval_batch_size: examples per forward pass elsewhere; `micro_batch_size` if None.
+            eval_batch_size: examples per batch elsewhere.
             ranks: the processes that share each step.
 
         Raises:
@@ -43,13 +44,12 @@ class RecordDataModule(L.LightningDataModule):
         super().__init__()
         self.examples = examples
         self.collate = collate
-        self.eval_batch_size = eval_batch_size or micro_batch_size
+        self.eval_batch_size = eval_batch_size
         self.train_loader = TrainLoader(
             examples.train,
-            collate,
+            make_step or partial(Step, collate=collate),
             steps=steps,
             batch_size=batch_size,
-            micro_batch_size=micro_batch_size,
             seed=seed,
             ranks=ranks,
         )
@@ -74,13 +74,8 @@ class RecordDataModule(L.LightningDataModule):
         """Optimizer steps in one pass over the training examples."""
         return self.train_loader.steps_per_epoch
 
-    @property
-    def micro_batches_per_step(self) -> int:
-        """Micro-batches that the Trainer accumulates into one optimizer step."""
-        return self.train_loader.micro_batches_per_step
-
     def train_dataloader(self) -> TrainLoader:
-        """Return the shuffled micro-batches of the whole run."""
+        """Return the shuffled steps of the whole run."""
         return self.train_loader
 
     def val_dataloader(self) -> EvaluationLoader:

@@ -1,6 +1,6 @@
 """From what a stage asks for to its roles: each owning a network, or all sharing one base."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -54,6 +54,7 @@ class StartingPoint:
     """Local folder, or a hub id."""
     score_mean: float = 0.0
     score_std: float = 1.0
+    score_range: Sequence[float] | None = None
     """Normalisation of the scores, if it holds a reward model."""
 
 
@@ -189,6 +190,7 @@ def _role(
         head.weight.data.copy_(head_weight)
         head.mean.fill_(start.score_mean)
         head.std.fill_(start.score_std)
+        head.seen = start.score_range
     return ScalarRole(network, head, trained=spec.trained)
 
 

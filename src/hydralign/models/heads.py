@@ -1,5 +1,8 @@
 """The scalar head of value model and reward model."""
 
+from collections.abc import Sequence
+from math import inf
+
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +28,9 @@ class ScalarHead(nn.Module):
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("std", torch.ones(()))
 
+        self.seen: Sequence[float] | None = None
+        """The lowest and the highest score of what the head was tested on; None is not known."""
+
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Map hidden states (..., d) to normalised numbers (...)."""
         with torch.autocast(hidden_states.device.type, enabled=False):  # it would round to 8 bits
@@ -40,3 +46,12 @@ class ScalarHead(nn.Module):
         """
         self.mean += self.std * scores.mean()
         self.std *= scores.std(correction=0).clamp(min=1e-6)
+
+    def saw(self, scores: Tensor) -> None:
+        """Widen the range of scores that it was tested on.
+
+        Args:
+            scores: (n,), normalised.
+        """
+        low, high = self.seen or (inf, -inf)
+        self.seen = min(low, scores.min().item()), max(high, scores.max().item())

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
-from hydralign.batch_plan import largest_divisor
 from hydralign.planning.dry_run import Workload
 from hydralign.planning.plan import MemoryPlan
 
@@ -49,7 +48,7 @@ class Remedy:
         rows = getattr(self.work, field)
         least = 1 if kind == "sample" else self.work.rows_per_example
         if rows > least:
-            return self._with(field, setting, max(least, largest_divisor(rows, rows // 2)))
+            return self._with(field, setting, max(least, rows // 2 // least * least))
         if paged and self.work.optimizer == "adamw":
             return self._with("optimizer", "optimizer", "paged_adamw")
         return None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from hydralign.micro_batches import MicroBatches
 from hydralign.models.roles import ScalarRole
 from hydralign.ranks import Ranks
 from hydralign.rollout.sampling import Responses
@@ -17,23 +18,23 @@ class RewardModelScorer:
     """Scores responses by a reward model, on the very tokens that were sampled."""
 
     def __init__(
-        self, reward_model: ScalarRole, micro_batch_size: int, ranks: Ranks | None = None
+        self, reward_model: ScalarRole, micro_batches: MicroBatches, ranks: Ranks | None = None
     ) -> None:
         """Keep the model, without owning it.
 
         Args:
             reward_model: frozen.
-            micro_batch_size: rows per forward pass.
+            micro_batches: rows per forward pass.
             ranks: the processes that share the rows.
         """
         self.ranks = ranks or Ranks()
         self.reward_model = reward_model
-        self.micro_batch_size = micro_batch_size
+        self.micro_batches = micro_batches
 
     @torch.no_grad()
     def __call__(self, responses: Responses) -> Tensor:
         """Return the (b,) normalised scores of b responses."""
-        return self.ranks.map(self.reward_model.scores, responses.sequences, self.micro_batch_size)
+        return self.ranks.map(self.reward_model.scores, responses.sequences, self.micro_batches)
 
 
 class RuleScorer:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hydralign.data.collate import PromptBatch
+from hydralign.micro_batches import MicroBatches
 from hydralign.models.codec import Codec
 from hydralign.models.roles import ScalarRole, TextRole
 from hydralign.rl.sequences import Sequences
@@ -47,7 +48,7 @@ def collect_rollout(
     sampling: Sampling,
     generator: torch.Generator,
     *,
-    micro_batch_size: int,
+    micro_batches: MicroBatches,
     clock: Stopwatch,
 ) -> Rollout:
     """Sample a response for each prompt and let every role judge it, one role after the other.
@@ -64,7 +65,7 @@ def collect_rollout(
         codec: stop and pad ids.
         sampling: temperature, length limit, and the processes that share the rows.
         generator: source of the draws.
-        micro_batch_size: rows per forward pass, as in training.
+        micro_batches: rows per forward pass, as in training.
         clock: notes the seconds of sampling ("generate") and of judging ("score").
     """
     responses = sample_responses(policy, prompts, codec, sampling, generator)
@@ -72,7 +73,7 @@ def collect_rollout(
     sequences, temperature = responses.sequences, sampling.temperature
 
     def judged(function: Callable[[Sequences], Tensor]) -> Tensor:
-        return sampling.ranks.map(function, sequences, micro_batch_size)
+        return sampling.ranks.map(function, sequences, micro_batches)
 
     with torch.no_grad():
         stats = judged(lambda some: torch.stack(policy.stats(some, temperature=temperature), -1))

@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from hydralign.data.collate import PromptBatch
-from hydralign.errors import UserError
+from hydralign.errors import BadNumbers
+from hydralign.micro_batches import MicroBatches
 from hydralign.models.codec import Codec
 from hydralign.models.roles import TextRole
 from hydralign.ranks import Ranks
@@ -25,8 +26,8 @@ class Sampling:
 
     temperature: float
     max_response_tokens: int
-    batch_size: int
-    """Prompts in one forward pass; a matter of memory only."""
+    micro_batches: MicroBatches
+    """Prompts in one forward pass."""
     ranks: Ranks = Ranks()
     """The processes that share the prompts."""
 
@@ -71,20 +72,10 @@ def sample_responses(
     uniform = _uniform(b, r, generator, prompts.prompt_ids.device)
 
     def sample(rows: Tensor) -> Tensor:
-        pieces = [
-            _sample(
-                policy,
-                prompts.prompt_ids[piece],
-                prompts.attention_mask[piece],
-                uniform[piece],
-                codec,
-                sampling.temperature,
-            )
-            for piece in rows.split(sampling.batch_size)
-        ]
-        return torch.cat(pieces)
+        ids, mask = prompts.prompt_ids[rows], prompts.attention_mask[rows]
+        return _sample(policy, ids, mask, uniform[rows], codec, sampling.temperature)
 
-    response_ids = sampling.ranks.spread(sample, b)
+    response_ids = sampling.ranks.spread(lambda rows: sampling.micro_batches.over(rows, sample), b)
     stop_ids = torch.tensor(codec.stop_ids, device=response_ids.device)
     response_mask, finished = response_mask_from_stops(response_ids, stop_ids)
     sequences = Sequences(
@@ -151,13 +142,15 @@ def draw_tokens(probs: Tensor, uniform: Tensor) -> Tensor:
         (b, 1) ids; a token of probability 0 is never drawn.
 
     Raises:
-        UserError: if they are no numbers, which is how a policy that has diverged shows.
+        BadNumbers: if they are no numbers, which is how a policy that has diverged shows.
     """
     cumulative = probs.cumsum(-1, dtype=uniform.dtype)
     total = cumulative[:, -1:]
     if not torch.isfinite(total).all():
-        raise UserError(
+        rows = (~torch.isfinite(total).squeeze(-1)).nonzero().squeeze(-1).tolist()
+        raise BadNumbers(
             "The policy's logits are no longer finite numbers: training has diverged. Lower its "
-            "learning rate, or max_grad_norm."
+            "learning rate, or max_grad_norm.",
+            {"rows_of_the_batch": rows},
         )
     return torch.searchsorted(cumulative, uniform * total, right=True)

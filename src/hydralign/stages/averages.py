@@ -1,5 +1,7 @@
 """Means and maxima over pieces of unequal size."""
 
+from math import isfinite
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,26 @@ class Averages:
         """Keep the largest of the values that the mask keeps."""
         largest = torch.where(mask, values.detach().float(), -torch.inf).max()
         self._maxima[name] = torch.maximum(largest, self._maxima.get(name, largest))
+
+    def update(self, other: "Averages") -> None:
+        """Add all that others have collected."""
+        for mine, theirs in ((self._sums, other._sums), (self._counts, other._counts)):
+            for name, value in theirs.items():
+                mine[name] = mine.get(name, 0.0) + value
+        for name, largest in other._maxima.items():
+            self._maxima[name] = torch.maximum(largest, self._maxima.get(name, largest))
+
+    def __bool__(self) -> bool:
+        """Say whether anything was added."""
+        return bool(self._sums)
+
+    def not_finite(self) -> list[str]:
+        """Return the names whose values were not all finite here."""
+        return [name for name, total in self._sums.items() if not isfinite(total)]
+
+    def here(self, name: str) -> float:
+        """Return the mean of what this process has added."""
+        return self._sums[name] / max(self._counts[name], 1)
 
     def means(self) -> dict[str, float]:
         """Return the mean of each name, and the maximum of those added as such.

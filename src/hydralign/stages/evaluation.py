@@ -7,6 +7,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hydralign.data.collate import PromptBatch
+from hydralign.micro_batches import MicroBatches
 from hydralign.models.codec import Codec
 from hydralign.models.roles import TextRole
 from hydralign.rewards.scorers import RuleScorer
@@ -51,6 +52,7 @@ class HeadToHead:
         gold: RuleScorer | None,
         codec: Codec,
         sampling: Sampling,
+        micro_batches: MicroBatches,
         seed: int,
     ) -> None:
         """Name the two.
@@ -62,11 +64,13 @@ class HeadToHead:
             gold: a rule that it was not trained against, if there is one.
             codec: of both.
             sampling: of both.
+            micro_batches: rows per forward pass.
             seed: of the draws.
         """
         self.before, self.after = before, after
         self.scorer, self.gold = scorer, gold
         self.codec, self.sampling, self.seed = codec, sampling, seed
+        self.micro_batches = micro_batches
         self._batches: list[PromptBatch] = []
 
     def add(self, prompts: PromptBatch) -> None:
@@ -102,7 +106,7 @@ class HeadToHead:
             return masked_sum(kl_k1(logprobs, ref_logprobs), sequences.response_mask, dim=-1)
 
         totals = [
-            self.sampling.ranks.map(kl_of, batch.sequences, len(batch.sequences))
+            self.sampling.ranks.map(kl_of, batch.sequences, self.micro_batches)
             for batch in answers.responses
         ]
         return torch.cat(totals).mean().item()

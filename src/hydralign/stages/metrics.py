@@ -1,5 +1,7 @@
 """The figures of a rollout and its updates, as they are logged (docs/metrics.md)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,13 +14,19 @@ from hydralign.rollout.collect import Rollout
 from hydralign.stages.averages import Averages
 
 
-def rollout_metrics(rollout: Rollout, returns: Tensor, kl_coef: float) -> dict[str, float]:
+def rollout_metrics(
+    rollout: Rollout,
+    returns: Tensor,
+    kl_coef: float,
+    seen: Sequence[float] | None = None,
+) -> dict[str, float]:
     """Describe what was sampled.
 
     Args:
         rollout: b responses and their judgement.
         returns: (b, r) the value model's targets.
         kl_coef: that weighed the KL in them.
+        seen: the range of scores that the reward model was tested on, if it is known.
     """
     mask = rollout.sequences.response_mask
     kl = kl_k1(rollout.old_logprobs, rollout.ref_logprobs)
@@ -38,6 +46,9 @@ def rollout_metrics(rollout: Rollout, returns: Tensor, kl_coef: float) -> dict[s
         "policy/entropy": masked_mean(rollout.entropy, mask),
         "value/explained_variance": explained_variance(rollout.old_values, returns, mask),
     }
+    if seen is not None:
+        outside = (rollout.scores < seen[0]) | (rollout.scores > seen[1])
+        metrics["reward/outside_range"] = outside.float().mean()
     return {name: value.item() for name, value in metrics.items()}
 
 

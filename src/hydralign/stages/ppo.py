@@ -5,7 +5,9 @@ One step, in order: 1 collect a rollout, 2 rewards, 3 advantages, 4 minibatches,
 Stiennon et al. 2020 (arXiv 2009.01325) apply it to language models.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -14,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from hydralign.batch_plan import micro_batch_size, ppo_plan
+from hydralign.batch_plan import ppo_plan
 from hydralign.data.collate import PromptBatch
 from hydralign.data.module import RecordDataModule
 from hydralign.models.assembly import RoleSpec
@@ -28,9 +30,11 @@ from hydralign.rl.minibatches import iterate_minibatches, split_micro_batches
 from hydralign.rl.rewards import penalise_missing_stop, per_token_rewards
 from hydralign.rollout.collect import Rollout, collect_rollout
 from hydralign.rollout.stopwatch import Stopwatch
+from hydralign.stages.alarms import Alarms
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
 from hydralign.stages.evaluation import HeadToHead, side_by_side
+from hydralign.stages.guards import check_first_ratio, evidence_of, sound
 from hydralign.stages.metrics import (
     perf_metrics,
     policy_metrics,
@@ -39,6 +43,7 @@ from hydralign.stages.metrics import (
     rollout_metrics,
 )
 from hydralign.stages.optimizers import make_optimizer
+from hydralign.stages.updates import take_step
 
 SHOWN = 32
 """Held-out prompts whose answers before and after stand in samples.md."""
@@ -120,7 +125,7 @@ class PPO(L.LightningModule):
         "reward_model": RoleSpec("reward_model", scalar=True),
     }
     product = "policy"
-    state = ("kl_coef", "rollout_step", "generator", "shuffle")
+    state = ("kl_coef", "rollout_step", "generator", "shuffle", "alarms")
     headline = "ppo/win_rate"
 
     def __init__(
@@ -150,16 +155,11 @@ class PPO(L.LightningModule):
         self.policy = policy
         self.reference = reference
         self.value_model = value_model
-        self.ranks = context.ranks
-        self.micro_batch_size = micro_batch_size(
-            settings.minibatch_size // self.ranks.size,
-            context.train_micro_batch_size,
-            "stage.minibatch_size",
-        )
         self.scorer = context.scorer(reward_model)
         self.reward_model = reward_model
         self.sampling = context.sampling(settings.temperature)
         self.kl_coef = settings.kl_coef
+        self.alarms = Alarms()
         self.rollout_step = 0
         self.figures: dict[str, float] = {}
 
@@ -170,7 +170,7 @@ class PPO(L.LightningModule):
             rollout_batch_size=self.options.rollout_batch_size,
             minibatch_size=self.options.minibatch_size,
             ppo_epochs=self.options.ppo_epochs,
-            micro_batch_size=self.micro_batch_size,
+            micro_batch_size=self.context.training.size,
         )
 
     def on_fit_start(self) -> None:
@@ -190,11 +190,13 @@ class PPO(L.LightningModule):
             self.context.codec,
             self.sampling,
             self.generator,
-            micro_batch_size=self.micro_batch_size,
+            micro_batches=self.context.training,
             clock=clock,
         )
+        if not sound(rollout, self.context.guard, untrained=self.rollout_step == 0):
+            return
         experience = self._judge(rollout)
-        averages = Averages(self.ranks)
+        averages = Averages(self.context.ranks)
         b, minibatch_size = len(rollout.sequences), self.options.minibatch_size
         for _epoch in range(self.options.ppo_epochs):
             for rows in iterate_minibatches(b, minibatch_size, self.shuffle):
@@ -226,22 +228,28 @@ class PPO(L.LightningModule):
         All of the policy's passes come before the value model's: on a shared base, switching
         roles between a forward pass and its backward would lose the gradient.
         """
-        tokens = experience.sequences.response_mask[rows].sum()
-        micro_batches = [
-            experience.select(piece)
-            for piece in split_micro_batches(self.ranks.share(rows), self.micro_batch_size)
-        ]
-        if self._policy_trains:
-            for batch in micro_batches:
-                self._policy_backward(batch, tokens, averages)
-            self._step(0, "policy", averages)
-        for batch in micro_batches:
-            self._value_backward(batch, tokens, averages)
-        self._step(1, "value", averages)
+        minibatch = experience.select(rows)
+        tokens = minibatch.sequences.response_mask.sum()
+        share = self.context.ranks.share(torch.arange(len(rows)))
 
-    def _policy_backward(self, batch: Experience, tokens: Tensor, averages: Averages) -> None:
+        def passes(backward: Callable[..., None], size: int, seen: Averages) -> None:
+            for piece in split_micro_batches(share, size):
+                backward(minibatch.select(piece), tokens, seen)
+
+        policy, value = self.optimizers()  # type: ignore[attr-defined]
+        step = partial(take_step, self, evidence=partial(evidence_of, minibatch))
+        if self._policy_trains:
+            backward = partial(self._policy_backward, untouched=not averages)
+            averages.update(step(policy, "policy", partial(passes, backward)))
+        averages.update(step(value, "value", partial(passes, self._value_backward)))
+
+    def _policy_backward(
+        self, batch: Experience, tokens: Tensor, averages: Averages, *, untouched: bool
+    ) -> None:
         mask, clip = batch.sequences.response_mask, self.options.clip_range
         logprobs = self.policy(batch.sequences, temperature=self.options.temperature)
+        if untouched:
+            check_first_ratio(logprobs, batch)
         loss = policy_loss_terms(logprobs, batch.old_logprobs, batch.advantages, clip_range=clip)
         self.manual_backward(masked_sum(loss, mask) / tokens)
         averages.add("policy/loss", loss, mask)
@@ -254,16 +262,6 @@ class PPO(L.LightningModule):
         self.manual_backward(masked_sum(loss, mask) / tokens)
         averages.add("value/loss", loss, mask)
 
-    def _step(self, index: int, name: str, averages: Averages) -> None:
-        """Clip, apply and clear the gradients of the policy (0) or the value model (1)."""
-        optimizer = self.optimizers()[index]  # type: ignore[index]
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.ranks.sum_(parameter.grad for parameter in parameters)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm)
-        averages.add(f"{name}/grad_norm", norm)
-        optimizer.step()
-        optimizer.zero_grad()
-
     def _finish(
         self,
         rollout: Rollout,
@@ -272,8 +270,9 @@ class PPO(L.LightningModule):
         seconds: dict[str, float],
     ) -> None:
         """Control the KL, step the schedules, count and log."""
+        seen = self.reward_model.head.seen
         metrics: dict[str, float] = {
-            **rollout_metrics(rollout, experience.returns, self.kl_coef),
+            **rollout_metrics(rollout, experience.returns, self.kl_coef, seen),
             **averages.means(),
             **perf_metrics(rollout, seconds),
         }
@@ -294,6 +293,7 @@ class PPO(L.LightningModule):
         assert self.logger is not None
         self.logger.log_metrics(metrics, step=self.rollout_step)
         self.log_dict(progress_figures(metrics), prog_bar=True, logger=False)
+        self.alarms.look(metrics)
         self.print(rollout_line(self.rollout_step, self.options.rollouts, metrics))
 
     @property
@@ -337,6 +337,7 @@ class PPO(L.LightningModule):
             gold=self.context.gold,
             codec=self.context.codec,
             sampling=self.sampling,
+            micro_batches=self.context.scoring,
             seed=self.context.seed,
         )
 

@@ -1,16 +1,17 @@
 """Reward model: learn from rankings which response people prefer."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.optim import Optimizer
 from tqdm import tqdm
 
 from hydralign.batch_plan import supervised_plan
 from hydralign.data.collate import ComparisonBatch
+from hydralign.data.loaders import Step
 from hydralign.data.module import RecordDataModule
 from hydralign.models.assembly import RoleSpec
 from hydralign.models.roles import ScalarRole, TextRole
@@ -20,6 +21,7 @@ from hydralign.stages.averages import Averages
 from hydralign.stages.bootstrap import bootstrap_interval
 from hydralign.stages.context import StageContext
 from hydralign.stages.optimizers import make_optimizer
+from hydralign.stages.updates import take_supervised_step
 
 TIE = 0.5
 """Target of a pair that people ranked equal; it is neither right nor wrong."""
@@ -76,6 +78,7 @@ class Reward(L.LightningModule):
             policy: the SFT policy, whose samples set the scale of the scores.
         """
         super().__init__()
+        self.automatic_optimization = False  # a step that did not fit in memory is taken again
         self.options = settings
         self.context = context
         self.reward_model = reward_model
@@ -84,7 +87,6 @@ class Reward(L.LightningModule):
         self.figures: dict[str, float] = {}
         self.sampling = context.sampling()
         self._accuracies: list[Tensor] = []
-        self._step = Averages(context.ranks)
 
     def batch_plan(self, data: RecordDataModule) -> str:
         """Say in words what a step is."""
@@ -92,30 +94,27 @@ class Reward(L.LightningModule):
         return supervised_plan(
             self.options.steps,
             loader.batch_size,
-            loader.micro_batch_size,
+            self.context.training.size,
             len(data.train_examples),
             "comparison",
         )
 
-    def training_step(self, batch: ComparisonBatch, index: int) -> Tensor:
-        """Return this micro-batch's share of the step's loss."""
-        scores = self.reward_model.scores(batch.sequences)
-        first, second = scores[batch.first], scores[batch.second]
-        loss = pairwise_loss(first, second, target=batch.target)
-        self._step.add("reward/loss", loss)
-        loss = loss + self.options.centering_coef * centering_penalty(first, second)
-        # Mean over prompts of the mean over each prompt's pairs, over the whole step.
-        micro_batches = self.trainer.accumulate_grad_batches
-        loss = (batch.weight * loss).sum() / batch.prompts * micro_batches
-        self._step.add("reward/accuracy", _accuracies(scores, batch))
-        self._step.add("reward/margin", first - second, batch.target != TIE)
-        self._step.add("reward/raw_score", scores)
-        return loss
+    def training_step(self, step: Step, index: int) -> None:
+        """Take one optimizer step."""
+        take_supervised_step(self, step, "reward", partial(self._passes, step))
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the means over the step, all its micro-batches together."""
-        self.log_dict(self._step.means(), prog_bar=True)
-        self._step = Averages(self.context.ranks)
+    def _passes(self, step: Step, size: int, averages: Averages) -> None:
+        for batch in step.micro_batches(size):
+            scores = self.reward_model.scores(batch.sequences)
+            first, second = scores[batch.first], scores[batch.second]
+            loss = pairwise_loss(first, second, target=batch.target)
+            averages.add("reward/loss", loss)
+            loss = loss + self.options.centering_coef * centering_penalty(first, second)
+            # Mean over prompts of the mean over each prompt's pairs, over the whole step.
+            self.manual_backward((batch.weight * loss).sum() / batch.prompts)
+            averages.add("reward/accuracy", _accuracies(scores, batch))
+            averages.add("reward/margin", first - second, batch.target != TIE)
+            averages.add("reward/raw_score", scores)
 
     @torch.no_grad()
     def on_train_end(self) -> None:
@@ -139,12 +138,16 @@ class Reward(L.LightningModule):
 
     def validation_step(self, batch: ComparisonBatch, index: int) -> None:
         """Add held-out comparisons."""
+        self._add(batch)
+
+    def _add(self, batch: ComparisonBatch) -> Tensor:
         scores = self.context.ranks.map(
-            self.reward_model.scores, batch.sequences, len(batch.sequences)
+            self.reward_model.scores, batch.sequences, self.context.scoring
         )
         accuracies = _accuracies(scores, batch)
         prompt_index = batch.prompt_index[batch.target != TIE]
         self._accuracies += [accuracies[prompt_index == prompt] for prompt in prompt_index.unique()]
+        return scores
 
     def on_validation_epoch_end(self) -> None:
         """Log the share of held-out pairs ranked as people ranked them."""
@@ -154,8 +157,8 @@ class Reward(L.LightningModule):
         self.log("reward/val_accuracy", accuracy, prog_bar=True)
 
     def test_step(self, batch: ComparisonBatch, index: int) -> None:
-        """Add comparisons of the test split."""
-        self.validation_step(batch, index)
+        """Add comparisons of the test split, and note the range of their scores."""
+        self.reward_model.head.saw(self._add(batch))
 
     def on_test_epoch_end(self) -> None:
         """Report the accuracy with a 95 % interval over prompts: pairs of one prompt are kin."""

@@ -1,14 +1,15 @@
 """Supervised fine-tuning: imitate demonstrations."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch.optim import Optimizer
 
 from hydralign.batch_plan import supervised_plan
 from hydralign.data.collate import DemonstrationBatch
+from hydralign.data.loaders import Step
 from hydralign.data.module import RecordDataModule
 from hydralign.data.unigram import unigram_nll
 from hydralign.models.assembly import RoleSpec
@@ -17,6 +18,7 @@ from hydralign.rl.masks import masked_sum
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
 from hydralign.stages.optimizers import make_optimizer
+from hydralign.stages.updates import take_supervised_step
 
 
 @dataclass
@@ -55,13 +57,13 @@ class SFT(L.LightningModule):
             policy: trains.
         """
         super().__init__()
+        self.automatic_optimization = False  # a step that did not fit in memory is taken again
         self.options = settings
         self.context = context
         self.policy = policy
         self.sampling = context.sampling()
         self.figures: dict[str, float] = {}
         self._held_out = Averages()
-        self._step = Averages(context.ranks)
 
     def batch_plan(self, data: RecordDataModule) -> str:
         """Say in words what a step is."""
@@ -69,31 +71,27 @@ class SFT(L.LightningModule):
         return supervised_plan(
             self.options.steps,
             loader.batch_size,
-            loader.micro_batch_size,
+            self.context.training.size,
             len(data.train_examples),
             "demonstration",
         )
 
-    def training_step(self, batch: DemonstrationBatch, index: int) -> torch.Tensor:
-        """Return this micro-batch's share of the step's loss."""
-        sequences = batch.sequences
-        logprobs = self.policy(sequences)
-        # Lightning averages over micro-batches; the mean wanted is over the step's tokens.
-        micro_batches = self.trainer.accumulate_grad_batches
-        loss = -masked_sum(logprobs, sequences.response_mask) / batch.response_tokens
-        self._step.add("policy/loss", -logprobs, sequences.response_mask)
-        return loss * micro_batches
+    def training_step(self, step: Step, index: int) -> None:
+        """Take one optimizer step."""
+        take_supervised_step(self, step, "policy", partial(self._passes, step))
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Log the means over the step, all its micro-batches together."""
-        self.log_dict(self._step.means(), prog_bar=True)
-        self._step = Averages(self.context.ranks)
+    def _passes(self, step: Step, size: int, averages: Averages) -> None:
+        for batch in step.micro_batches(size):
+            mask = batch.sequences.response_mask
+            logprobs = self.policy(batch.sequences)
+            self.manual_backward(-masked_sum(logprobs, mask) / batch.response_tokens)
+            averages.add("policy/loss", -logprobs, mask)
 
     def validation_step(self, batch: DemonstrationBatch, index: int) -> None:
         """Add a batch of held-out demonstrations."""
         sequences = batch.sequences
         stats = self.context.ranks.map(
-            lambda some: torch.stack(self.policy.stats(some), -1), sequences, len(sequences)
+            lambda some: torch.stack(self.policy.stats(some), -1), sequences, self.context.scoring
         )
         logprobs, entropy = stats.unbind(-1)
         self._held_out.add("nll", -logprobs, sequences.response_mask)

@@ -1,0 +1,149 @@
+"""Numbers that cannot be right. A run stops on them, with what they came from, and says why."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hydralign.errors import BadNumbers
+from hydralign.rl.experience import Experience
+from hydralign.rl.kl import kl_k1
+from hydralign.rl.masks import masked_mean, masked_sum
+from hydralign.rollout.collect import Rollout
+
+Evidence = Callable[[], dict[str, Any]]
+"""Returns what numbers came from, as JSON can hold it."""
+
+log = logging.getLogger(__name__)
+
+BY_TOKEN = ("old_logprobs", "ref_logprobs", "old_values")
+
+SAME = 0.02
+"""Root mean square of the log ratio that rounding explains."""
+
+STANDARD_ERRORS = 3
+"""That a mean which cannot be negative may lie below 0."""
+
+LEAST_KL = 0.05
+"""Nats a response: less below 0 is no sign of anything, however small the error is."""
+
+DIVERGED = (
+    "Training has diverged, or a row of data is rotten. Lower the learning rate or max_grad_norm, "
+    "or look at the rows in the file; bad_steps_to_skip=N leaves out so many steps first."
+)
+
+
+class Guard:
+    """Lets no number through that is not finite, but leaves out some steps first, if told so."""
+
+    def __init__(self, skips: int = 0) -> None:
+        """Set how patient it is.
+
+        Args:
+            skips: steps to leave out before the run stops.
+        """
+        self.skips = skips
+        self.skipped = 0
+
+    def passes(self, bad: list[str], evidence: Evidence) -> bool:
+        """Say whether a step is to be applied.
+
+        Args:
+            bad: names of what is not finite.
+            evidence: what it came from.
+
+        Raises:
+            BadNumbers: if something is not finite and enough has been left out.
+        """
+        if not bad:
+            return True
+        said = f"Not a finite number: {', '.join(bad)}."
+        if self.skipped >= self.skips:
+            raise BadNumbers(f"{said} The step was not applied. {DIVERGED}", evidence())
+        self.skipped += 1
+        log.warning("%s This step is left out (%d of %d).", said, self.skipped, self.skips)
+        return False
+
+
+def sound(rollout: Rollout, guard: Guard, *, untrained: bool) -> bool:
+    """Say whether a rollout is to be learned from.
+
+    Args:
+        rollout: of the policy.
+        guard: decides on numbers that are not finite.
+        untrained: whether the policy still is the reference.
+
+    Raises:
+        BadNumbers: if a number cannot be right.
+    """
+    mask = rollout.sequences.response_mask
+    numbers = {name: getattr(rollout, name)[mask] for name in BY_TOKEN} | {"scores": rollout.scores}
+    bad = [name for name, tensor in numbers.items() if not torch.isfinite(tensor).all()]
+    if not guard.passes(bad, partial(evidence_of, rollout)):
+        return False
+    check_kl(rollout, untrained=untrained)
+    return True
+
+
+def check_kl(rollout: Rollout, *, untrained: bool) -> None:
+    """Check the KL between the policy and the reference it started from.
+
+    Args:
+        rollout: b responses of the policy.
+        untrained: whether the policy still is the reference.
+
+    Raises:
+        BadNumbers: if it has one from the start, or if the mean over responses, which estimates a
+            number that is at least 0, lies more than three standard errors below it.
+    """
+    kl = kl_k1(rollout.old_logprobs, rollout.ref_logprobs)
+    totals = masked_sum(kl, rollout.sequences.response_mask, dim=-1)
+    if untrained and totals.abs().max() > LEAST_KL:
+        raise BadNumbers(
+            f"Before training the KL of a response is {totals.abs().max():.3g} nats and must be 0: "
+            "policy and reference are not the same network, or not run in the same way (another "
+            "adapter, dropout, precision).",
+            evidence_of(rollout),
+        )
+    error = totals.std(correction=0) / len(totals) ** 0.5
+    if totals.mean() < -STANDARD_ERRORS * error - LEAST_KL:
+        raise BadNumbers(
+            f"The KL is {totals.mean():.3g} nats a response, with a standard error of {error:.2g}: "
+            "it cannot be negative. Likely the responses were not drawn from the distribution that "
+            "they are scored by (temperature, a sampler that leaves tokens out, a stop token or "
+            "padding counted on one side only), or the log-probs belong to other tokens.",
+            evidence_of(rollout),
+        )
+
+
+def check_first_ratio(logprobs: Tensor, batch: Experience) -> None:
+    """Check that the policy that learns is the one that sampled, before it has learned.
+
+    Args:
+        logprobs: (b, r) of the policy now.
+        batch: b rows of the rollout.
+
+    Raises:
+        BadNumbers: if it is not.
+    """
+    squares = (logprobs.detach() - batch.old_logprobs) ** 2
+    log_ratio = masked_mean(squares, batch.sequences.response_mask).sqrt().item()
+    if log_ratio > SAME:
+        raise BadNumbers(
+            "At the first minibatch of a rollout the ratio of new to old probability must be 1, "
+            f"and its logarithm is {log_ratio:.3g} from 0 (root mean square): old log-probs and "
+            "training do not run the network in the same way (dropout, temperature, another "
+            "adapter).",
+            evidence_of(batch),
+        )
+
+
+def evidence_of(source: Rollout | Experience) -> dict[str, Any]:
+    """Return all that is known of some responses, for the file of a run that stops on them."""
+    mask = source.sequences.attention_mask
+    rows = zip(source.sequences.sequence_ids, mask, strict=True)
+    numbers = {name: x.tolist() for name, x in vars(source).items() if isinstance(x, Tensor)}
+    return {"token_ids": [ids[kept].tolist() for ids, kept in rows], **numbers}

@@ -1,0 +1,72 @@
+"""One optimizer step, the same for all stages: passes in micro-batches, clip, apply."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from hydralign.data.loaders import Step
+from hydralign.stages.averages import Averages
+from hydralign.stages.guards import Evidence
+
+Passes = Callable[[int, Averages], None]
+"""Leaves a step's whole gradient, some examples at a time, and adds to averages what it saw."""
+
+
+def take_step(
+    stage: Any, optimizer: Any, name: str, passes: Passes, evidence: Evidence
+) -> Averages:
+    """Take one optimizer step; every process of the run must call it.
+
+    Args:
+        stage: with its `context`, and `options.max_grad_norm`.
+        optimizer: whose parameters get the gradients.
+        name: of what trains, for the figures.
+        passes: goes forward and backward. Begins anew, with fewer examples at a time, where memory
+            did not suffice.
+        evidence: what the numbers came from, should they not be finite.
+
+    Returns:
+        what the passes saw, and the norm of the gradient before it was clipped. Empty where the
+        step was left out.
+
+    Raises:
+        BadNumbers: if a number is not finite, and no more steps may be left out.
+    """
+    context = stage.context
+
+    def attempt(size: int) -> Averages:
+        optimizer.zero_grad()
+        averages = Averages(context.ranks)
+        passes(size, averages)
+        return averages
+
+    averages = context.training.run(attempt)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    context.ranks.sum_(parameter.grad for parameter in parameters)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, stage.options.max_grad_norm)
+    averages.add(f"{name}/grad_norm", norm)
+    bad = {figure for part in context.ranks.gather(averages.not_finite()) for figure in part}
+    sound = context.guard.passes(sorted(bad), evidence)
+    if sound:
+        optimizer.step()
+    optimizer.zero_grad()
+    return averages if sound else Averages(context.ranks)
+
+
+def take_supervised_step(stage: Any, step: Step, name: str, passes: Passes) -> None:
+    """Take the optimizer step that is a whole training step, step the schedule, and log.
+
+    Args:
+        stage: with one optimizer.
+        step: its examples.
+        name: of what trains, for the figures.
+        passes: as of `take_step`.
+    """
+    averages = take_step(stage, stage.optimizers(), name, passes, step.as_json)
+    schedule = stage.lr_schedulers()
+    rate = schedule.get_last_lr()[0]
+    schedule.step()
+    for figure, value in averages.means().items():
+        stage.log(figure, value, prog_bar=not figure.endswith("grad_norm"))
+    stage.log(f"{name}/learning_rate", rate)

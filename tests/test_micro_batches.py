@@ -1,0 +1,107 @@
+"""Rows at a time, and what happens when memory does not suffice for them."""
+
+import gc
+import logging
+import weakref
+
+import pytest
+import torch
+
+from hydralign.errors import UserError
+from hydralign.micro_batches import MicroBatches, is_out_of_memory
+
+SAID = "CUDA out of memory. Tried to allocate 2.00 GiB.\nMore words."
+
+
+def only(limit, seen):
+    """A function for which there is room for some rows only."""
+
+    def function(rows):
+        seen.append(len(rows))
+        if len(rows) > limit:
+            raise torch.OutOfMemoryError(SAID)
+        return rows * 10
+
+    return function
+
+
+def test_rows_go_through_some_at_a_time():
+    seen = []
+    found = MicroBatches(3).over(torch.arange(7), only(3, seen))
+    assert found.tolist() == [0, 10, 20, 30, 40, 50, 60]
+    assert seen == [3, 3, 1]
+
+
+def test_no_rows_go_through_once():
+    """A role that is asked for nothing still says of what shape nothing is."""
+    assert MicroBatches(3).over(torch.arange(0), only(3, [])).shape == (0,)
+
+
+def test_what_does_not_fit_is_halved_and_what_is_done_is_kept(caplog):
+    seen, micro_batches = [], MicroBatches(12, "hardware.score_micro_batch_size")
+
+    def later_less(rows):
+        return only(12 if int(rows[0]) == 0 else 4, seen)(rows)
+
+    with caplog.at_level(logging.WARNING):
+        assert micro_batches.over(torch.arange(20), later_less).tolist() == [*range(0, 200, 10)]
+    assert seen == [12, 8, 6, 3, 3, 2]
+    assert micro_batches.size == 3
+    assert "hardware.score_micro_batch_size=6" in caplog.messages[0]
+    assert "hardware.score_micro_batch_size=3" in caplog.messages[1]
+    assert "(CUDA out of memory. Tried to allocate 2.00 GiB.)" in caplog.messages[0]
+
+
+def test_the_setting_counts_rows():
+    assert MicroBatches(3, "train", rows=16).override == "train=48"
+
+
+def test_an_attempt_begins_anew_and_what_it_held_is_free():
+    held, seen = [], []
+
+    class Held:
+        pass
+
+    def attempt(size):
+        seen.append(size)
+        gc.collect()
+        assert all(dead() is None for dead in held)
+        mine = Held()
+        held.append(weakref.ref(mine))
+        if size > 1:
+            raise torch.OutOfMemoryError(SAID)
+        return size
+
+    assert MicroBatches(5).run(attempt) == 1
+    assert seen == [5, 2, 1]
+
+
+def test_with_one_row_it_ends_with_what_the_plan_said():
+    micro_batches = MicroBatches(1, "hardware.train_micro_batch_size")
+    micro_batches.planned = "The plan was 9.9 GB. "
+    with pytest.raises(UserError) as told:
+        micro_batches.over(torch.arange(3), only(0, []))
+    words = (
+        "even with hardware.train_micro_batch_size=1: CUDA out of memory.",
+        "was 9.9 GB",
+        "plan.py",
+    )
+    assert all(part in str(told.value) for part in words)
+
+
+def test_the_real_thing_is_known_for_what_it_is():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60)
+    assert is_out_of_memory(raised.value)
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling"))
+
+
+def test_other_failures_pass_through():
+    def wrong(size):
+        raise RuntimeError("shapes cannot be multiplied")
+
+    micro_batches = MicroBatches(8)
+    with pytest.raises(RuntimeError, match="shapes"):
+        micro_batches.run(wrong)
+    assert micro_batches.size == 8
