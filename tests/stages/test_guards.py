@@ -90,11 +90,18 @@ def experience():
 
 def test_the_policy_that_learns_is_the_one_that_sampled():
     batch = experience()
-    nearly = torch.tensor([[-1.01, -2.0, 9.0], [-1.0, -1.99, 9.0]])
-    check_first_ratio(nearly, batch)
+    network = torch.nn.Linear(1, 1)
+    check_first_ratio(torch.tensor([[-1.001, -2.0, 9.0], [-1.0, -1.999, 9.0]]), batch, network)
     # Off by 0.1, 0, 0 and 0.1: the root of the mean square is 0.0707.
+    off = torch.tensor([[-1.1, -2.0, 9.0], [-1.0, -1.9, 9.0]])
     with pytest.raises(BadNumbers, match=r"logarithm is 0\.0707 from 0"):
-        check_first_ratio(torch.tensor([[-1.1, -2.0, 9.0], [-1.0, -1.9, 9.0]]), batch)
+        check_first_ratio(off, batch, network)
+    coarse = torch.nn.Sequential(network, torch.nn.Linear(1, 1, dtype=torch.bfloat16))
+    check_first_ratio(off, batch, coarse)
+    with torch.autocast("cpu", torch.bfloat16):
+        check_first_ratio(off, batch, network)
+    with pytest.raises(BadNumbers):
+        check_first_ratio(2 * off, batch, coarse)
 
 
 def test_evidence_holds_tokens_and_numbers():

@@ -249,7 +249,7 @@ class PPO(L.LightningModule):
         mask, clip = batch.sequences.response_mask, self.options.clip_range
         logprobs = self.policy(batch.sequences, temperature=self.options.temperature)
         if untouched:
-            check_first_ratio(logprobs, batch)
+            check_first_ratio(logprobs, batch, self.policy)
         loss = policy_loss_terms(logprobs, batch.old_logprobs, batch.advantages, clip_range=clip)
         self.manual_backward(masked_sum(loss, mask) / tokens)
         averages.add("policy/loss", loss, mask)
