@@ -7,6 +7,7 @@ import pytest
 from hydralign.artifacts import (
     Lineage,
     Manifest,
+    check_files,
     check_lineage,
     digest,
     find_artifact,
@@ -38,7 +39,7 @@ def write(folder, content, **changed):
     """An artifact with one file of weights."""
     record = manifest(**changed)
     write_artifact(folder, record, lambda aside: (aside / "weights").write_text(content))
-    return record
+    return dataclasses.replace(record, files=Manifest.read(folder).files)
 
 
 def names(folder):
@@ -47,9 +48,25 @@ def names(folder):
 
 def test_a_manifest_survives_the_round_trip(tmp_path):
     written = write(tmp_path / "run" / "artifact", "w")
-    assert Manifest.read(tmp_path / "run" / "artifact") == written
+    read = Manifest.read(tmp_path / "run" / "artifact")
+    assert read == written
+    # The SHA-256 of "w".
+    w = "50e721e49c013f00c62cf59f2163542a9d8df02464efeb615d31051b0fddc326"
+    assert read.files == {"weights": w}
     assert names(tmp_path / "run") == ["artifact"]
     assert names(tmp_path / "run" / "artifact") == ["manifest.json", "weights"]
+
+
+def test_files_that_are_not_what_the_manifest_says_are_refused(tmp_path):
+    write(tmp_path / "artifact", "right")
+    record = Manifest.read(tmp_path / "artifact")
+    check_files(tmp_path / "artifact", record)
+    (tmp_path / "artifact" / "weights").write_text("wrong")
+    with pytest.raises(UserError, match=r"weights is changed: it is not what stage=sft has left"):
+        check_files(tmp_path / "artifact", record)
+    (tmp_path / "artifact" / "weights").unlink()
+    with pytest.raises(UserError, match="weights is missing"):
+        check_files(tmp_path / "artifact", record)
 
 
 def test_a_manifest_says_what_it_was_made_with():

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from hydralign.callbacks.checkpoints import CHECKPOINT
 from hydralign.micro_batches import MicroBatches
 from hydralign.models.tiny_tokenizer import trained_tokenizer
 from hydralign.ranks import Ranks
@@ -30,7 +31,7 @@ RUN = [
     *("stage.reward.steps=12", "stage.reward.batch_size=4", "stage.reward.warmup_steps=0"),
     *("stage.ppo.rollouts=4", "stage.ppo.value_warmup_rollouts=1", "stage.ppo.warmup_rollouts=0"),
     *("stage.ppo.rollout_batch_size=12", "stage.ppo.minibatch_size=6", "stage.ppo.ppo_epochs=2"),
-    "hardware.train_micro_batch_size=1",
+    *("hardware.train_micro_batch_size=1", "model.stop_tokens=[]"),
 ]
 
 
@@ -93,9 +94,7 @@ def test_two_processes_do_what_one_does(rows, llama, tmp_path, adapters):
     found = []
     for devices in (1, 2):
         folder = tmp_path / f"{devices}"
-        run = start(rows, folder, f"hardware.devices={devices}", *model, "model.stop_tokens=[]")
-        said, _ = run.communicate(timeout=280)
-        assert run.returncode == 0, said[-3000:]
+        said = finished(start(rows, folder, f"hardware.devices={devices}", *model))
         assert said.count("== ppo") == 1  # one speaks
         assert (folder / "train.log").read_text().count("== ppo") == 1
         assert len(list(folder.rglob("artifact/manifest.json"))) == 3
@@ -111,6 +110,32 @@ def test_two_processes_do_what_one_does(rows, llama, tmp_path, adapters):
         name = "adapter_model.safetensors" if adapters else "model.safetensors"
         weights = (load_file(f / stage / "artifact" / name) for f in (alone, together))
         assert_close(*weights, rtol=1e-3, atol=1e-4)
+
+
+def finished(run):
+    """What a run has said."""
+    said, _ = run.communicate(timeout=280)
+    assert run.returncode == 0, said[-3000:]
+    return said
+
+
+def test_two_processes_that_are_killed_go_on_as_if_nothing_had_been(rows, tmp_path):
+    given = ["hardware.devices=2", "checkpoint_minutes=0", *OWN]
+    finished(start(rows, tmp_path / "whole", *given))
+    run = start(rows, tmp_path / "cut", *given)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "cut" / "reward" / CHECKPOINT).is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for process in [*psutil.Process(run.pid).children(), run]:
+        process.kill()
+    run.communicate(timeout=60)
+    assert "Going on from" in finished(start(rows, tmp_path / "cut", *given))
+    whole, cut = (json.loads((tmp_path / f / "metrics.json").read_text()) for f in ("whole", "cut"))
+    assert {n for n in whole if whole[n] != cut[n] and not n.endswith(("seconds", "_gb"))} == set()
+    for stage in ("sft", "reward", "ppo"):
+        files = (tmp_path / f / stage / "artifact/model.safetensors" for f in ("whole", "cut"))
+        assert len({file.read_bytes() for file in files}) == 1, stage
 
 
 def read_scalars(folder):

@@ -1,5 +1,6 @@
 """A run that stops and goes on, against one that was never stopped: the same to the last bit."""
 
+import errno
 import json
 import os
 import signal
@@ -18,6 +19,8 @@ from hydralign import build, config
 from hydralign.callbacks.checkpoints import CHECKPOINT, Checkpoints, WholeFile, read_checkpoint
 from hydralign.data.loaders import TrainLoader
 from hydralign.errors import UserError
+from hydralign.explain import explain
+from hydralign.micro_batches import MicroBatches
 from hydralign.ranks import Ranks
 from hydralign.record import RECORD, newest_unfinished, read_record, write_record
 from hydralign.run import run
@@ -156,8 +159,13 @@ def test_a_checkpoint_holds_what_trains_and_no_code(uninterrupted, tmp_path, mon
     with pytest.raises(Killed):
         run(composed(*chosen), tmp_path)
     checkpoint = read_checkpoint(tmp_path / "ppo" / CHECKPOINT)  # with weights_only
-    assert checkpoint["stage"].keys() == {"kl_coef", "rollout_step", "generator", "shuffle"}
+    assert checkpoint["stage"].keys() == {
+        *("kl_coef", "rollout_step", "generator", "shuffle", "alarms")
+    }
     assert checkpoint["stage"]["rollout_step"] == 2
+    assert checkpoint["stage"]["alarms"]["rollouts"] == 2
+    sizes = {"training": 2, "scoring": 128, "generation": 128}
+    assert checkpoint["context"] == {**sizes, "skipped": 0}
     adapters = "model.lora=null" not in chosen
     assert adapters == all(
         "lora" in n or n.endswith("head.weight") for n in checkpoint["state_dict"]
@@ -230,6 +238,52 @@ def test_a_damaged_checkpoint_is_refused(uninterrupted, tmp_path, monkeypatch):
         run(composed(*chosen), tmp_path)
 
 
+def test_a_disk_that_fills_up_stops_the_run_and_costs_nothing(uninterrupted, tmp_path, monkeypatch):
+    folder, chosen = uninterrupted
+    save, saves = torch.save, []
+
+    def filling_up(checkpoint, file):
+        saves.append(file)
+        if len(saves) == 15:  # the fifth of the second stage
+            file.write(b"half a checkpoint")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(checkpoint, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", filling_up)
+        with pytest.raises(OSError, match="No space left") as full:
+            run(composed(*chosen), tmp_path)
+    assert "the disk is full. Free some space" in explain(full.value)
+    assert [path.name for path in tmp_path.rglob("*.ckpt*")] == [CHECKPOINT]
+    assert read_checkpoint(tmp_path / "reward" / CHECKPOINT)["global_step"] == 4
+    run(composed(*chosen), tmp_path)
+    assert figures(tmp_path) == figures(folder)
+
+
+def test_what_was_halved_stays_so_after_a_stop(uninterrupted, tmp_path, monkeypatch):
+    folder, chosen = uninterrupted
+    with monkeypatch.context() as patch:
+        stop_at(patch, (3,))
+        attempt = MicroBatches.run
+
+        def short_of_memory(self, function):
+            if self.setting.endswith("train_micro_batch_size") and self.size > 1:
+                self._halve("CUDA out of memory")
+            return attempt(self, function)
+
+        patch.setattr(MicroBatches, "run", short_of_memory)
+        with pytest.raises(Killed):
+            run(composed(*chosen), tmp_path)
+    assert read_checkpoint(tmp_path / "sft" / CHECKPOINT)["context"]["training"] == 1
+    run(composed(*chosen), tmp_path)
+    assert read_record(tmp_path / "sft")["micro_batches"]["training"] == 1
+    assert read_record(tmp_path / "reward")["micro_batches"]["training"] == 1  # of two rows
+    assert read_record(tmp_path / "ppo")["micro_batches"]["training"] == 2
+    for name, value in figures(folder).items():
+        if name.startswith("sft"):
+            assert figures(tmp_path)[name] == pytest.approx(value, rel=1e-4), name
+
+
 class Bomb:
     def __reduce__(self):
         return print, ("boom",)
@@ -264,7 +318,7 @@ def test_a_run_that_is_told_to_stop_saves_first(
 
     def interrupting(self):
         for index, batch in enumerate(handed_out(self)):
-            if index == 5:  # within the third step of two micro-batches
+            if index == 2:  # within the third step
                 os.kill(os.getpid(), number)
             yield batch
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import bitsandbytes as bnb
@@ -240,3 +241,29 @@ def test_a_stage_alone_finds_the_newest_artifacts_that_fit(tiny_llama, rows, tmp
     assert f"stage.policy: took {tmp_path / 'new/artifact'}" in caplog.text
     newest = Manifest.read(tmp_path / "new/artifact").id
     assert Manifest.read(tmp_path / "reward/artifact").parents == {"policy": newest}
+
+
+def test_a_run_that_diverges_stops_and_keeps_what_it_came_from(tiny_llama, rows, tmp_path):
+    model = ["model=llama7b_lora", f"model.source={tiny_llama}", "model.quantization=none"]
+    diverging = ["stage.sft.learning_rate=1e30", "stage.sft.warmup_steps=0", "stage.sft.steps=9"]
+    chosen = [*model, f"data.path={rows}", *CHAIN, *diverging]
+    evidence = tmp_path / "sft" / "bad_numbers.json"
+    with pytest.raises(UserError, match=f"Not a finite number: .*loss.*\n.*: {evidence}$"):
+        run(composed(*chosen), tmp_path)
+    examples = json.loads(evidence.read_text())["examples"]
+    assert len(examples) == 4  # one step
+    assert all(example["response_ids"] for example in examples)
+    assert not (tmp_path / "sft" / "artifact").exists()
+    run(composed(*chosen[:-3], "stage.sft.warmup_steps=0"), tmp_path)
+    assert not evidence.exists()
+
+
+def test_an_artifact_that_was_changed_is_no_start(chain, tmp_path):
+    folder, chosen = chain
+    policy = tmp_path / "policy"
+    shutil.copytree(folder / "sft" / "artifact", policy)
+    weights = policy / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    alone = [x for x in chosen if not x.startswith("stage")]
+    with pytest.raises(UserError, match=r"adapter_model.safetensors is changed: it is not what"):
+        run(composed("stage=reward", f"stage.policy={policy}", *alone), tmp_path / "run")

@@ -9,7 +9,8 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,8 @@ class Manifest:
     """Seconds since 1970."""
     score_range: Sequence[float] | None = None
     """Of a reward model: the lowest and the highest normalised score of its test comparisons."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of each file beside it, by name."""
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -109,12 +112,41 @@ def write_artifact(folder: Path, manifest: Manifest, write: Callable[[Path], Non
     aside.mkdir(parents=True)
     try:
         write(aside)
-        (aside / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2))
+        hashes = {path.name: sha256(path) for path in aside.iterdir() if path.is_file()}
+        said = asdict(manifest) | {"files": hashes}
+        (aside / MANIFEST).write_text(json.dumps(said, indent=2))
         (folder / MANIFEST).unlink(missing_ok=True)  # first: without it the rest is no artifact
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Check that the files of an artifact are those that its stage has left.
+
+    Raises:
+        UserError: if one is missing or has changed.
+    """
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file() or _sha256_of(path, path.stat().st_mtime_ns) != expected:
+            raise UserError(
+                f"{path} is {'changed' if path.exists() else 'missing'}: it is not what "
+                f"stage={manifest.stage} has left (SHA-256 in {MANIFEST}). Copy the artifact again "
+                "or run its stage again; to use the folder as it is, delete its manifest."
+            )
+
+
+@cache
+def _sha256_of(path: Path, changed: int) -> str:
+    return sha256(path)
+
+
+def sha256(path: Path) -> str:
+    """Hash a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """Which artifacts a run starts from, and what tells one run's result from another's."""
 
-import hashlib
 import re
 import shlex
 from collections.abc import Mapping
@@ -10,7 +9,16 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from hydralign.artifacts import MANIFEST, Lineage, Manifest, check_lineage, digest, find_artifact
+from hydralign.artifacts import (
+    MANIFEST,
+    Lineage,
+    Manifest,
+    check_files,
+    check_lineage,
+    digest,
+    find_artifact,
+    sha256,
+)
 from hydralign.errors import UserError
 
 
@@ -80,6 +88,8 @@ def find_inputs(
         else:
             command = _command(maker, cfg)
             inputs[name] = find_artifact(Path(cfg.outputs), maker, wanted, command)
+        if (manifest := read_manifest(inputs[name])) is not None:
+            check_files(inputs[name], manifest)
     _check_templates(inputs)
     return inputs
 
@@ -156,8 +166,7 @@ def _content(path: str | None) -> str | None:
     """Hash the data file, so that an edited one is not taken for the same."""
     if path is None or not Path(path).expanduser().is_file():
         return None
-    with Path(path).expanduser().open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(Path(path).expanduser())
 
 
 def other_parents(inputs: Mapping[str, Path]) -> list[str]:

@@ -43,7 +43,13 @@ from hydralign.memory import forget_peak, let_go, peak_memory_gb
 from hydralign.models.roles import ScalarRole
 from hydralign.models.saving import save_role
 from hydralign.ranks import Ranks
-from hydralign.record import check_may_begin, check_the_same, recorded_inputs, write_record
+from hydralign.record import (
+    check_may_begin,
+    check_the_same,
+    read_record,
+    recorded_inputs,
+    write_record,
+)
 from hydralign.summary import final_table, samples_markdown, samples_table
 
 log = logging.getLogger(__name__)
@@ -132,14 +138,15 @@ def run_stage(
     _say_what_was_taken(inputs)
     fingerprint = config_hash(cfg, inputs)
     ranks = Ranks.here(cfg.hardware.devices)
+    record = partial(write_record, run_dir, cfg, inputs, fingerprint=fingerprint, unfinished=True)
     done = _finished_before(run_dir / "artifact", fingerprint)
     if done is not None:
         log.info("Already done with the same config; taken as it is.")
         if ranks.first:
-            _note_the_end(cfg, run_dir, inputs, fingerprint)
+            record(data=read_record(run_dir).get("data"), unfinished=False)
+            remove_checkpoint(run_dir)
         return done.metrics[stage_class.headline]
 
-    record = partial(write_record, run_dir, cfg, inputs, fingerprint=fingerprint, unfinished=True)
     if checkpoint:
         check_the_same(run_dir, cfg, fingerprint)
         log.info("Going on from %s.", checkpoint)
@@ -151,14 +158,19 @@ def run_stage(
     pieces = build.build_pieces(cfg, source, stage_class, settings, inputs, run_dir, fingerprint)
     trainer = pieces.trainer
     pieces.checkpoints.started = started  # loading counts
+    record = partial(record, data=pieces.data.examples.fingerprint())
     if checkpoint:
         check_fits(checkpoint, trainer, pieces.stage)
-        if ranks.first:
+    if ranks.first:
+        if checkpoint:
             rewind_events(run_dir)
-            record()
+        record()
     figures = _train_and_measure(name, pieces, checkpoint, run_dir)
     if ranks.first:
         _save(cfg, pieces, inputs, figures, fingerprint, run_dir)
+        # What it would go on from is of no use any more.
+        record(micro_batches=pieces.stage.context.state_dict(), unfinished=False)
+        remove_checkpoint(run_dir)
     trainer.strategy.barrier()  # the next stage of a chain starts from what was saved
     log.info("\n%s", final_table(figures))
     return figures[stage_class.headline]
@@ -241,15 +253,6 @@ def _save(
     write_artifact(
         run_dir / "artifact", manifest, lambda folder: save_role(product, pieces.codec, folder)
     )
-    _note_the_end(cfg, run_dir, inputs, fingerprint)
-
-
-def _note_the_end(
-    cfg: DictConfig, run_dir: Path, inputs: dict[str, Path], fingerprint: str
-) -> None:
-    """Say that the stage is over; what it would go on from is of no use any more."""
-    write_record(run_dir, cfg, inputs, fingerprint=fingerprint)
-    remove_checkpoint(run_dir)
 
 
 def quieten_libraries() -> None:

@@ -32,6 +32,15 @@ class Splits(Generic[T]):
         """Return what a function of name and list makes of each split."""
         return Splits(*(change(name, values) for name, values in self.items()))
 
+    def fingerprint(self) -> str:
+        """Hash everything in them, in order, as it is written out."""
+        found = hashlib.sha256()
+        for name, values in self.items():
+            found.update(name.encode())
+            for value in values:
+                found.update(repr(value).encode())
+        return found.hexdigest()
+
 
 SplitOf = Callable[[str], str]
 """Tells which split a key belongs to."""
