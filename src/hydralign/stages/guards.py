@@ -13,6 +13,7 @@ from hydralign.rl.experience import Experience
 from hydralign.rl.kl import kl_k1
 from hydralign.rl.masks import masked_mean, masked_sum
 from hydralign.rollout.collect import Rollout
+from hydralign.rollout.sampling import Responses
 
 Evidence = Callable[[], dict[str, Any]]
 """Returns what numbers came from, as JSON can hold it."""
@@ -146,7 +147,7 @@ def check_first_ratio(logprobs: Tensor, batch: Experience, network: nn.Module) -
         )
 
 
-def evidence_of(source: Rollout | Experience) -> dict[str, Any]:
+def evidence_of(source: Rollout | Experience | Responses) -> dict[str, Any]:
     """Return all that is known of some responses, for the file of a run that stops on them."""
     mask = source.sequences.attention_mask
     rows = zip(source.sequences.sequence_ids, mask, strict=True)
