@@ -54,8 +54,9 @@ class StartingPoint:
     """Local folder, or a hub id."""
     score_mean: float = 0.0
     score_std: float = 1.0
-    score_range: Sequence[float] | None = None
     """Normalisation of the scores, if it holds a reward model."""
+    score_range: Sequence[float] | None = None
+    """Between which it was tested."""
 
 
 def make_roles(

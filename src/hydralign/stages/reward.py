@@ -15,16 +15,13 @@ from hydralign.data.loaders import Step
 from hydralign.data.module import RecordDataModule
 from hydralign.models.assembly import RoleSpec
 from hydralign.models.roles import ScalarRole, TextRole
-from hydralign.rl.preference import centering_penalty, pairwise_accuracy, pairwise_loss
+from hydralign.rl.preference import centering_penalty, pairwise_loss
 from hydralign.rollout.sampling import sample_responses
 from hydralign.stages.averages import Averages
-from hydralign.stages.bootstrap import bootstrap_interval
 from hydralign.stages.context import StageContext
 from hydralign.stages.optimizers import make_optimizer
+from hydralign.stages.pairs import TIE, HeldOutPairs, pair_accuracies
 from hydralign.stages.updates import take_supervised_step
-
-TIE = 0.5
-"""Target of a pair that people ranked equal; it is neither right nor wrong."""
 
 
 @dataclass
@@ -86,7 +83,7 @@ class Reward(L.LightningModule):
         self.scorer = context.scorer(reward_model)
         self.figures: dict[str, float] = {}
         self.sampling = context.sampling()
-        self._accuracies: list[Tensor] = []
+        self._held_out = HeldOutPairs()
 
     def batch_plan(self, data: RecordDataModule) -> str:
         """Say in words what a step is."""
@@ -112,7 +109,7 @@ class Reward(L.LightningModule):
             loss = loss + self.options.centering_coef * centering_penalty(first, second)
             # Mean over prompts of the mean over each prompt's pairs, over the whole step.
             self.manual_backward((batch.weight * loss).sum() / batch.prompts)
-            averages.add("reward/accuracy", _accuracies(scores, batch))
+            averages.add("reward/accuracy", pair_accuracies(scores, batch))
             averages.add("reward/margin", first - second, batch.target != TIE)
             averages.add("reward/raw_score", scores)
 
@@ -144,32 +141,22 @@ class Reward(L.LightningModule):
         scores = self.context.ranks.map(
             self.reward_model.scores, batch.sequences, self.context.scoring
         )
-        accuracies = _accuracies(scores, batch)
-        prompt_index = batch.prompt_index[batch.target != TIE]
-        self._accuracies += [accuracies[prompt_index == prompt] for prompt in prompt_index.unique()]
+        self._held_out.add(scores, batch)
         return scores
 
     def on_validation_epoch_end(self) -> None:
         """Log the share of held-out pairs ranked as people ranked them."""
-        accuracy = torch.cat(self._accuracies).mean()
-        self._accuracies = []
-        self.figures["reward/val_accuracy"] = accuracy.item()
-        self.log("reward/val_accuracy", accuracy, prog_bar=True)
+        self.figures["reward/val_accuracy"] = self._held_out.accuracy()
+        self.log("reward/val_accuracy", self.figures["reward/val_accuracy"], prog_bar=True)
 
     def test_step(self, batch: ComparisonBatch, index: int) -> None:
         """Add comparisons of the test split, and note the range of their scores."""
         self.reward_model.head.saw(self._add(batch))
 
     def on_test_epoch_end(self) -> None:
-        """Report the accuracy with a 95 % interval over prompts: pairs of one prompt are kin."""
-        accuracies = torch.cat(self._accuracies)
-        low, high = bootstrap_interval(self._accuracies, seed=self.context.seed)
-        self.figures |= {
-            "reward/pair_accuracy": accuracies.mean().item(),
-            "reward/pair_accuracy_low": low,
-            "reward/pair_accuracy_high": high,
-            "reward/pairs": float(len(accuracies)),
-        }
+        """Report the accuracy with its interval."""
+        found = self._held_out.figures(self.context.seed)
+        self.figures |= {f"reward/{name}": value for name, value in found.items()}
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW, its schedule stepped once per optimizer step."""
@@ -187,10 +174,3 @@ class Reward(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
-
-
-def _accuracies(scores: Tensor, batch: ComparisonBatch) -> Tensor:
-    """Accuracy (pairs,) of the pairs that are no ties."""
-    decided = batch.target != TIE
-    first, second = scores[batch.first[decided]], scores[batch.second[decided]]
-    return pairwise_accuracy(first, second, batch.target[decided])
