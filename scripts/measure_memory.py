@@ -216,8 +216,9 @@ def built(cfg: DictConfig, folder: Path) -> tuple[Any, RecordDataModule, MemoryP
     source = DataSource(cfg.data)
     codec = build_codec(cfg.model, source, {})
     data = build.build_data(cfg, stage.records[0], settings, source, codec)
-    context, _ = build.build_context(cfg, stage, settings, data, source, codec)
     plan = build.plan_run(cfg, stage, settings, data, folder)
+    micro_batches = build.build_micro_batches(cfg, settings, data, plan)
+    context, _ = build.build_context(cfg, stage, data, source, codec, micro_batches)
     module = stage(settings, context, **random_roles(cfg, stage.roles))
     return module, data, plan, build.build_trainer(cfg, module, data, context, None, folder, "")
 

@@ -74,11 +74,18 @@ print(resident() - before)
 
 
 def test_sizes_seen_once_are_not_kept_for_ever():
-    """Without the limit 300 sizes took 190 MB on a CPU with AVX512-BF16; with it 13."""
-    grown = subprocess.run(
-        [sys.executable, "-c", KERNELS, "returned"], capture_output=True, text=True, check=True
+    """On a CPU with AVX512-BF16 300 sizes took 193 MB, and 13 with the limit."""
+    kept, grown = (
+        float(
+            subprocess.run(
+                [sys.executable, "-c", KERNELS, how], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for how in ("kept", "returned")
     )
-    assert float(grown.stdout) < 40
+    if kept < 60:
+        pytest.skip("this CPU's kernels take little")
+    assert grown < 0.3 * kept
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")

@@ -7,8 +7,8 @@ import weakref
 import pytest
 import torch
 
-from hydralign.errors import UserError
-from hydralign.micro_batches import MicroBatches, is_out_of_memory
+from hydralign.errors import UserError, is_out_of_memory
+from hydralign.micro_batches import MicroBatches
 
 SAID = "CUDA out of memory. Tried to allocate 2.00 GiB.\nMore words."
 
@@ -45,10 +45,10 @@ def test_what_does_not_fit_is_halved_and_what_is_done_is_kept(caplog):
 
     with caplog.at_level(logging.WARNING):
         assert micro_batches.over(torch.arange(20), later_less).tolist() == [*range(0, 200, 10)]
-    assert seen == [12, 8, 6, 3, 3, 2]
-    assert micro_batches.size == 3
-    assert "hardware.score_micro_batch_size=6" in caplog.messages[0]
-    assert "hardware.score_micro_batch_size=3" in caplog.messages[1]
+    assert seen == [12, 8, 4, 4]
+    assert micro_batches.size == 4  # half of the eight that were left, not of twelve
+    assert len(caplog.messages) == 1
+    assert "hardware.score_micro_batch_size=4" in caplog.messages[0]
     assert "(CUDA out of memory. Tried to allocate 2.00 GiB.)" in caplog.messages[0]
 
 
@@ -105,3 +105,17 @@ def test_other_failures_pass_through():
     with pytest.raises(RuntimeError, match="shapes"):
         micro_batches.run(wrong)
     assert micro_batches.size == 8
+
+
+def test_a_size_that_was_found_is_adopted_unless_another_is_asked_for(caplog):
+    with caplog.at_level(logging.WARNING):
+        here = MicroBatches(8, "train")
+        here.adopt((8, 2))
+        assert here.state() == (8, 2)
+        assert "Going on with train=2" in caplog.messages[0]
+        here.adopt((8, 4))  # what another process had to do does not help this one
+        assert here.state() == (8, 2)
+        larger = MicroBatches(16, "train")
+        larger.adopt((8, 2))
+        assert larger.state() == (16, 16)
+    assert len(caplog.messages) == 1

@@ -164,8 +164,7 @@ def test_a_checkpoint_holds_what_trains_and_no_code(uninterrupted, tmp_path, mon
     }
     assert checkpoint["stage"]["rollout_step"] == 2
     assert checkpoint["stage"]["alarms"]["rollouts"] == 2
-    sizes = {"training": 2, "scoring": 128, "generation": 128}
-    assert checkpoint["context"] == {**sizes, "skipped": 0}
+    assert checkpoint["context"] == {"sizes": [(2, 2), (128, 128), (128, 128)], "skipped": 0}
     adapters = "model.lora=null" not in chosen
     assert adapters == all(
         "lora" in n or n.endswith("head.weight") for n in checkpoint["state_dict"]
@@ -266,19 +265,19 @@ def test_what_was_halved_stays_so_after_a_stop(uninterrupted, tmp_path, monkeypa
         stop_at(patch, (3,))
         attempt = MicroBatches.run
 
-        def short_of_memory(self, function):
+        def short_of_memory(self, function, most=None):
             if self.setting.endswith("train_micro_batch_size") and self.size > 1:
-                self._halve("CUDA out of memory")
-            return attempt(self, function)
+                self._halve(self.size, "CUDA out of memory")
+            return attempt(self, function, most)
 
         patch.setattr(MicroBatches, "run", short_of_memory)
         with pytest.raises(Killed):
             run(composed(*chosen), tmp_path)
-    assert read_checkpoint(tmp_path / "sft" / CHECKPOINT)["context"]["training"] == 1
+    assert read_checkpoint(tmp_path / "sft" / CHECKPOINT)["context"]["sizes"][0] == (2, 1)
     run(composed(*chosen), tmp_path)
-    assert read_record(tmp_path / "sft")["micro_batches"]["training"] == 1
-    assert read_record(tmp_path / "reward")["micro_batches"]["training"] == 1  # of two rows
-    assert read_record(tmp_path / "ppo")["micro_batches"]["training"] == 2
+    for stage, size in (("sft", 1), ("reward", 3), ("ppo", 2)):  # rows; a comparison has three
+        fitting = read_record(tmp_path / stage)["fitting"]
+        assert f"hardware.train_micro_batch_size={size}" in fitting
     for name, value in figures(folder).items():
         if name.startswith("sft"):
             assert figures(tmp_path)[name] == pytest.approx(value, rel=1e-4), name

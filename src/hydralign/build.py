@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +116,9 @@ def build_pieces(
     log.info(
         "Sample, what is learned in brackets:\n%s", preview(data.examples.train[0], codec.tokenizer)
     )
-    context, held_out = build_context(cfg, stage, settings, data, source, codec)
     plan = plan_run(cfg, stage, settings, data, run_dir)
-    for micro_batches in (context.training, context.scoring, context.generation):
-        micro_batches.planned = f"The plan was {plan.summary()}; plan.json has it by phase. "
+    micro_batches = build_micro_batches(cfg, settings, data, plan)
+    context, held_out = build_context(cfg, stage, data, source, codec, micro_batches)
     roles = build_roles(cfg, stage, inputs, len(codec.tokenizer))
     module = stage(settings, context, **roles)
     log.info("Batch plan: %s.", module.batch_plan(data))
@@ -182,26 +182,29 @@ def rows_of(examples: Splits[Any]) -> int:
 
 
 def build_micro_batches(
-    cfg: DictConfig, settings: Any, data: RecordDataModule
+    cfg: DictConfig, settings: Any, data: RecordDataModule, plan: MemoryPlan
 ) -> tuple[MicroBatches, MicroBatches, MicroBatches]:
     """Build the rows at a time in training, in scoring and in generation."""
     hardware, rows = cfg.hardware, rows_of(data.examples)
     step = getattr(settings, "minibatch_size", settings.batch_size) // hardware.devices
     fitting = max(1, hardware.train_micro_batch_size // rows)
+    make = partial(
+        MicroBatches, planned=f"The plan was {plan.summary()}; plan.json has it by phase. "
+    )
     return (
-        MicroBatches(min(step, fitting), "hardware.train_micro_batch_size", rows=rows),
-        MicroBatches(hardware.score_micro_batch_size, "hardware.score_micro_batch_size"),
-        MicroBatches(hardware.generation_batch_size, "hardware.generation_batch_size"),
+        make(min(step, fitting), "hardware.train_micro_batch_size", rows=rows),
+        make(hardware.score_micro_batch_size, "hardware.score_micro_batch_size"),
+        make(hardware.generation_batch_size, "hardware.generation_batch_size"),
     )
 
 
 def build_context(
     cfg: DictConfig,
     stage: Any,
-    settings: Any,
     data: RecordDataModule,
     source: DataSource,
     codec: Codec,
+    micro_batches: tuple[MicroBatches, MicroBatches, MicroBatches],
 ) -> tuple[StageContext, PromptBatch | None]:
     """Build what a stage is given besides roles, and a few held-out prompts to watch."""
     hardware = cfg.hardware
@@ -212,7 +215,7 @@ def build_context(
     held_out = source.prompt_batches(
         drawn(prompts.validation, WATCHED_PROMPTS), codec, batch_size=WATCHED_PROMPTS
     )
-    training, scoring, generation = build_micro_batches(cfg, settings, data)
+    training, scoring, generation = micro_batches
     context = StageContext(
         codec=codec,
         training=training,

@@ -129,7 +129,8 @@ def _check_keys(node: DictConfig, above: str = "") -> None:
 def _check_values(cfg: DictConfig) -> None:
     for key, words in WORDS.items():
         _check_word(key, OmegaConf.select(cfg, key), words)
-    check_numbers({key: cfg[key] for key in ("seed", "samples_every", "stop_after")})
+    counts = ("seed", "samples_every", "stop_after", "bad_steps_to_skip")
+    check_numbers({key: cfg[key] for key in counts})
     for group in ("model", "model.lora", "data", "hardware"):
         check_numbers(OmegaConf.select(cfg, group) or {}, f"{group}.")
     if cfg.hardware.devices != 1 and _in_sweep():

@@ -197,6 +197,7 @@ _LEAST = {
     r"(?<!warmup_)(steps|rollouts|size|epochs|rank|devices|tokens|samples_every|stop_after)$": 1,
     r"(rate|decay|seed)$|warmup|skip": 0,
     r"^temperature$": 0.01,
+    r"^max_grad_norm$": 1e-3,
 }
 """The smallest values that make sense, by what a key looks like."""
 

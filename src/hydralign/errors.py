@@ -10,6 +10,17 @@ class UserError(Exception):
     """A mistake that the user can mend: the message says what, where and what to do."""
 
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_ALLOC_FAILED")
+"""How torch and the libraries below it put it."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an exception means that memory did not suffice."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
 class BadNumbers(UserError):
     """Numbers that cannot be right, with what they came from."""
 

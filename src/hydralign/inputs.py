@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +88,20 @@ def find_inputs(
         else:
             command = _command(maker, cfg)
             inputs[name] = find_artifact(Path(cfg.outputs), maker, wanted, command)
-        if (manifest := read_manifest(inputs[name])) is not None:
-            check_files(inputs[name], manifest)
+    check_whole([*inputs.values(), *([Path(cfg.model.source)] if cfg.model.source else [])])
     _check_templates(inputs)
     return inputs
+
+
+def check_whole(paths: Iterable[Path]) -> None:
+    """Check that the artifacts among some paths are what their stages have left.
+
+    Raises:
+        UserError: if a file is missing or has changed.
+    """
+    for path in paths:
+        if (manifest := read_manifest(path)) is not None:
+            check_files(path, manifest)
 
 
 def read_manifest(path: Path) -> Manifest | None:

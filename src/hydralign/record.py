@@ -92,6 +92,21 @@ def check_the_same(run_dir: Path, cfg: DictConfig, fingerprint: str) -> None:
     raise _another(run_dir, "a file of data, or an artifact that it starts from")
 
 
+def check_same_data(run_dir: Path, cfg: DictConfig, fingerprint: str) -> None:
+    """Check that a run which goes on learns from what it began with.
+
+    Args:
+        run_dir: of the run that stopped.
+        cfg: of the one that is to go on.
+        fingerprint: of its examples.
+
+    Raises:
+        UserError: if they are others, and nobody has said `resume_anyway=true`.
+    """
+    if not cfg.resume_anyway and read_record(run_dir).get("data", fingerprint) != fingerprint:
+        raise _another(run_dir, "the examples that its data set gives")
+
+
 def _check_settings(run_dir: Path, before: Mapping[str, Any], cfg: DictConfig) -> None:
     changes = [*_differences(before.get("settings", {}), settings_of(cfg))]
     if changes:

@@ -3,8 +3,11 @@
 import logging
 import time
 import warnings
+from collections.abc import Mapping
 from functools import partial
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -31,6 +34,7 @@ from hydralign.callbacks.checkpoints import (
 from hydralign.data_source import DataSource
 from hydralign.errors import BadNumbers, UserError
 from hydralign.inputs import (
+    check_whole,
     config_hash,
     find_inputs,
     lineage,
@@ -45,6 +49,7 @@ from hydralign.models.saving import save_role
 from hydralign.ranks import Ranks
 from hydralign.record import (
     check_may_begin,
+    check_same_data,
     check_the_same,
     read_record,
     recorded_inputs,
@@ -135,6 +140,7 @@ def run_stage(
     checkpoint = run_dir / CHECKPOINT if (run_dir / CHECKPOINT).is_file() else None
     before = recorded_inputs(run_dir) if checkpoint else {}
     inputs = before or find_inputs(cfg, stage_class, settings, finished)
+    check_whole(inputs.values())
     _say_what_was_taken(inputs)
     fingerprint = config_hash(cfg, inputs)
     ranks = Ranks.here(cfg.hardware.devices)
@@ -143,7 +149,8 @@ def run_stage(
     if done is not None:
         log.info("Already done with the same config; taken as it is.")
         if ranks.first:
-            record(data=read_record(run_dir).get("data"), unfinished=False)
+            kept = {k: v for k, v in read_record(run_dir).items() if k in ("data", "fitting")}
+            record(**kept, unfinished=False)
             remove_checkpoint(run_dir)
         return done.metrics[stage_class.headline]
 
@@ -158,9 +165,11 @@ def run_stage(
     pieces = build.build_pieces(cfg, source, stage_class, settings, inputs, run_dir, fingerprint)
     trainer = pieces.trainer
     pieces.checkpoints.started = started  # loading counts
-    record = partial(record, data=pieces.data.examples.fingerprint())
+    examples = pieces.data.examples.fingerprint()
     if checkpoint:
         check_fits(checkpoint, trainer, pieces.stage)
+        check_same_data(run_dir, cfg, examples)
+    record = partial(record, data=examples)
     if ranks.first:
         if checkpoint:
             rewind_events(run_dir)
@@ -169,7 +178,8 @@ def run_stage(
     if ranks.first:
         _save(cfg, pieces, inputs, figures, fingerprint, run_dir)
         # What it would go on from is of no use any more.
-        record(micro_batches=pieces.stage.context.state_dict(), unfinished=False)
+        fitting = [sizes.override for sizes in pieces.stage.context.micro_batches]
+        record(fitting=fitting, unfinished=False)
         remove_checkpoint(run_dir)
     trainer.strategy.barrier()  # the next stage of a chain starts from what was saved
     log.info("\n%s", final_table(figures))
@@ -181,22 +191,36 @@ def _train_and_measure(
 ) -> dict[str, float]:
     """Let the Trainer do its work; return the stage's figures, time and memory."""
     trainer, stage = pieces.trainer, pieces.stage
+    (run_dir / EVIDENCE).unlink(missing_ok=True)
     forget_peak()
     try:
         trainer.fit(stage, pieces.data, ckpt_path=checkpoint, weights_only=True)
         if is_overridden("validation_step", stage):
             trainer.validate(stage, pieces.data, verbose=False)
         trainer.test(stage, pieces.data, verbose=False)
+        if bad := [name for name, value in stage.figures.items() if not isfinite(value)]:
+            raise BadNumbers(f"Figures that are no finite numbers: {', '.join(bad)}.", {})
     except BadNumbers as error:
-        write_json(run_dir / EVIDENCE, error.evidence)
+        write_json(run_dir / EVIDENCE, _without_nan(error.evidence))
         raise UserError(f"{error}\nWhat it came from: {run_dir / EVIDENCE}") from error
     log.info("\nMemory: %.2f GB at the peak; %s planned.", peak_memory_gb(), pieces.plan.summary())
+    skipped = stage.context.guard.skipped
     return {
         **stage.figures,
+        **({f"{name}/steps_left_out": float(skipped)} if skipped else {}),
         f"{name}/seconds": pieces.checkpoints.elapsed,
         f"{name}/planned_memory_gb": pieces.plan.peak_gb,
         f"{name}/peak_memory_gb": peak_memory_gb(),
     }
+
+
+def _without_nan(value: Any) -> Any:
+    """Return what JSON can hold: it has no word for NaN."""
+    if isinstance(value, Mapping):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def _say_what_was_taken(inputs: dict[str, Path]) -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hydralign.callbacks import frozen
 from hydralign.callbacks.frozen import FrozenWeights, bits_sum
 from hydralign.errors import BadNumbers
 
@@ -31,7 +32,14 @@ def test_training_what_trains_is_no_change():
     callback.on_fit_start(None, roles)
     with torch.no_grad():
         roles["policy"].weight += 1
-    callback.on_fit_end(None, roles)
+    callback.on_train_end(None, roles)
+
+
+def test_a_large_tensor_is_added_up_in_pieces(monkeypatch):
+    """torch would make a copy of 8 bytes a number."""
+    numbers = torch.arange(1000, dtype=torch.int16)
+    monkeypatch.setattr(frozen, "PIECE", 7)
+    assert bits_sum(numbers) == 499_500
 
 
 def test_the_least_change_of_what_is_frozen_is_found():
@@ -41,4 +49,4 @@ def test_the_least_change_of_what_is_frozen_is_found():
         weight = roles["base"].weight
         weight[1, 2] = torch.nextafter(weight[1, 2], torch.tensor(9.0))
     with pytest.raises(BadNumbers, match=r"1 frozen weights have changed in training.*base.weight"):
-        callback.on_fit_end(None, roles)
+        callback.on_train_end(None, roles)

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from hydralign.data.collate import collate_demonstrations
-from hydralign.data.examples import DemonstrationExample
+from hydralign.data.examples import ComparisonExample, DemonstrationExample
 from hydralign.data.loaders import EvaluationLoader, Step, TrainLoader
 from hydralign.data.module import RecordDataModule
 from hydralign.data.splits import Splits
@@ -55,6 +55,11 @@ def test_a_step_can_be_cut_anyhow_and_each_piece_carries_its_denominator(size, e
     assert first == [0, 1, 2, 3, 4]
 
 
+def test_all_rows_of_a_comparison_are_counted():
+    step = Step([ComparisonExample([1, 2], [[3], [4, 5, 6]], [])], [], ids)
+    assert step.tokens == (2 + 1) + (2 + 3)
+
+
 def test_processes_part_each_step_among_them():
     whole = list(loader())
     parts = [list(loader(ranks=Ranks(index, 2))) for index in range(2)]
@@ -100,7 +105,7 @@ def test_a_finished_run_can_be_repeated_or_made_longer():
 @pytest.mark.parametrize(
     ("sizes", "words"),
     [
-        ({"ranks": Ranks(0, 3)}, "batch_size=4 must be a multiple of the 3 processes"),
+        ({"ranks": Ranks(0, 3)}, "batch_size=4 must be a multiple of the number of processes, 3"),
         ({"batch_size": 0}, "batch_size=0 must be"),
         ({"batch_size": 12}, "11 training examples do not fill one step of batch_size=12"),
     ],

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from hydralign.errors import BadNumbers
-from hydralign.rl.experience import Experience
 from hydralign.rl.sequences import pad_sequences
 from hydralign.rollout.collect import Rollout
 from hydralign.rollout.sampling import Responses
@@ -17,13 +16,15 @@ from hydralign.stages.reward import Reward
 from hydralign.stages.sft import SFT
 
 NAN = float("nan")
+FINE = torch.nn.Linear(1, 1)
+COARSE = torch.nn.Sequential(FINE, torch.nn.Linear(1, 1, dtype=torch.bfloat16))
 
 
 def rollout(kl, scores=None):
     """One response of two tokens for each number, which is its KL; garbage behind a third."""
     n = len(kl)
     sequences = pad_sequences([[1]] * n, [[5, 2]] * n, 0)
-    padded = [torch.cat([x, x[:, -1:]], dim=1) for x in (sequences.sequence_ids,)][0]
+    padded = torch.cat([sequences.sequence_ids, sequences.sequence_ids[:, -1:]], dim=1)
     mask = torch.tensor([[True, True, False]] * n)
     sequences = dataclasses.replace(
         sequences,
@@ -45,8 +46,8 @@ def rollout(kl, scores=None):
 
 
 def test_sound_numbers_pass_whatever_lies_behind_the_mask():
-    assert sound(rollout([0.0] * 4), Guard(), untrained=True)
-    assert sound(rollout([3.0, 1.0, -0.5]), Guard(), untrained=False)
+    assert sound(rollout([0.0] * 4), Guard(), FINE, untrained=True)
+    assert sound(rollout([3.0, 1.0, -0.5]), Guard(), FINE, untrained=False)
 
 
 @pytest.mark.parametrize("name", ["scores", "old_logprobs", "ref_logprobs", "old_values"])
@@ -55,60 +56,68 @@ def test_a_rollout_that_is_not_finite_is_told_by_name(name, bad):
     found = rollout([0.0, 0.0])
     getattr(found, name)[1, ...] = bad
     with pytest.raises(BadNumbers, match=rf"Not a finite number: {name}.*bad_steps_to_skip=N"):
-        sound(found, Guard(), untrained=False)
+        sound(found, Guard(), FINE, untrained=False)
 
 
 def test_so_many_are_left_out_first_as_were_allowed(caplog):
     guard, bad = Guard(skips=2), rollout([0.0, 0.0], scores=[0.0, NAN])
     with caplog.at_level(logging.WARNING):
-        assert [sound(bad, guard, untrained=False) for _ in range(2)] == [False, False]
+        assert [sound(bad, guard, FINE, untrained=False) for _ in range(2)] == [False, False]
     assert "This step is left out (2 of 2)." in caplog.messages[1]
     with pytest.raises(BadNumbers):
-        sound(bad, guard, untrained=False)
+        sound(bad, guard, FINE, untrained=False)
 
 
 def test_before_training_there_is_no_kl():
     with pytest.raises(BadNumbers, match=r"KL of a response is 0.25 nats and must be 0"):
-        sound(rollout([0.0, 0.25, 0.0]), Guard(), untrained=True)
+        sound(rollout([0.0, 0.25, 0.0]), Guard(), FINE, untrained=True)
+
+
+def test_in_bfloat16_passes_that_were_cut_otherwise_may_differ_a_little():
+    # Two tokens: the square root of 2 times 32 units of 2^-7 is 0.354.
+    assert sound(rollout([0.0, -0.35, 0.35]), Guard(), COARSE, untrained=True)
+    with pytest.raises(BadNumbers, match="must be 0"):
+        sound(rollout([0.0, 0.36]), Guard(), COARSE, untrained=True)
 
 
 def test_a_negative_kl_names_the_likely_causes():
-    # Mean -1; deviations +-0.5, so the standard error of four is 0.25: four of them below 0.
-    with pytest.raises(BadNumbers, match=r"-1 nats.*error of 0\.25.*temperature"):
-        sound(rollout([-0.5, -1.5, -0.5, -1.5]), Guard(), untrained=False)
-    # Mean -1 again, deviations +-2, standard error 1: may be chance.
-    assert sound(rollout([1.0, -3.0, 1.0, -3.0]), Guard(), untrained=False)
-    # Far below in standard errors, but rounding can do that.
-    assert sound(rollout([-0.01] * 4), Guard(), untrained=False)
+    # Mean -6; deviations +-0.5, so the standard error of four is 0.25. In all -24.
+    with pytest.raises(BadNumbers, match=r"-6 nats.*error of 0\.25.*temperature"):
+        sound(rollout([-5.5, -6.5, -5.5, -6.5]), Guard(), FINE, untrained=False)
+    # Mean -6 again, deviations +-5, standard error 2.5: may be chance.
+    assert sound(rollout([-1.0, -11.0, -1.0, -11.0]), Guard(), FINE, untrained=False)
+    # Far below in standard errors, but a mean of exp(-KL) of 1 allows it: exp(-19).
+    assert sound(rollout([-4.5, -5.0, -4.5, -5.0]), Guard(), FINE, untrained=False)
 
 
-def experience():
-    found = rollout([0.0, 0.0])
-    numbers = found.old_logprobs, found.old_values, torch.zeros(2, 3), torch.zeros(2, 3)
-    return Experience(found.sequences, *numbers)
+def test_chance_stops_no_run_with_few_responses():
+    torch.manual_seed(0)
+    for n in (1, 2, 4, 8):
+        for _ in range(500):
+            # Log ratios of N(s^2 / 2, s^2), as two normal policies have them.
+            kl = (0.5 * 0.3**2 + 0.3 * torch.randn(n)).tolist()
+            assert sound(rollout(kl), Guard(), FINE, untrained=False)
 
 
 def test_the_policy_that_learns_is_the_one_that_sampled():
-    batch = experience()
-    network = torch.nn.Linear(1, 1)
-    check_first_ratio(torch.tensor([[-1.001, -2.0, 9.0], [-1.0, -1.999, 9.0]]), batch, network)
-    # Off by 0.1, 0, 0 and 0.1: the root of the mean square is 0.0707.
-    off = torch.tensor([[-1.1, -2.0, 9.0], [-1.0, -1.9, 9.0]])
-    with pytest.raises(BadNumbers, match=r"logarithm is 0\.0707 from 0"):
-        check_first_ratio(off, batch, network)
-    coarse = torch.nn.Sequential(network, torch.nn.Linear(1, 1, dtype=torch.bfloat16))
-    check_first_ratio(off, batch, coarse)
+    def check(rms, network):
+        check_first_ratio(network, dict, {"policy/log_ratio_square": rms**2})
+
+    check(0.9e-3, FINE)
+    with pytest.raises(BadNumbers, match=r"logarithm is 0\.0011 from 0"):
+        check(1.1e-3, FINE)
+    check(0.24, COARSE)  # 32 units of 2^-7 are 0.25
     with torch.autocast("cpu", torch.bfloat16):
-        check_first_ratio(off, batch, network)
+        check(0.24, FINE)
     with pytest.raises(BadNumbers):
-        check_first_ratio(2 * off, batch, coarse)
+        check(0.26, COARSE)
 
 
 def test_evidence_holds_tokens_and_numbers():
     found = evidence_of(rollout([0.0, 0.5], scores=[1.0, 2.0]))
     assert found["token_ids"] == [[1, 5, 2], [1, 5, 2]]
     assert found["scores"] == [1.0, 2.0]
-    assert found["ref_logprobs"][1][:2] == [-1.125, -2.375]
+    assert found["ref_logprobs"][1] == [-1.125, -2.375]  # of the tokens that count
 
 
 def weights(stage):

@@ -28,6 +28,10 @@ EVENTS = "events.out.tfevents.*"
 """What TensorBoard reads; only ever appended to."""
 
 
+LAYOUT = 2
+"""Counted up when what is kept changes its meaning."""
+
+
 class Checkpoints(L.Callback):
     """Writes the checkpoint now and then, and before a run ends that was told to stop."""
 
@@ -103,11 +107,14 @@ class Checkpoints(L.Callback):
 
     def _between_steps(self, trainer: L.Trainer) -> None:
         due = self.stopping or time.monotonic() - self._saved >= self.seconds
-        told = self.ranks.gather((due, self.stopping))
-        if any(due for due, _ in told):
+        context: Any = trainer.lightning_module.context
+        told = self.ranks.gather((due, self.stopping, context.state_dict()["sizes"]))
+        for _, _, sizes in told:
+            context.adopt(sizes)
+        if any(due for due, _, _ in told):
             trainer.save_checkpoint(self.run_dir / CHECKPOINT)
             self._saved = time.monotonic()
-        self._stop_if(any(stopping for _, stopping in told))
+        self._stop_if(any(stopping for _, stopping, _ in told))
 
     def _stop_if(self, told: bool) -> None:
         if told:
@@ -192,7 +199,9 @@ def check_fits(path: Path, trainer: L.Trainer, stage: Any) -> None:
     """
     before, now = read_checkpoint(path)["made_with"], _made_with(trainer, stage)
     changes = [
-        f"{name} was {before[name]}, is {now[name]}" for name in now if before[name] != now[name]
+        f"{name} was {before.get(name)}, is {now[name]}"
+        for name in now
+        if before.get(name) != now[name]
     ]
     if changes:
         raise UserError(
@@ -221,6 +230,7 @@ def _made_with(trainer: L.Trainer, stage: Any) -> dict[str, Any]:
     """Name what must be the same for a checkpoint to go on."""
     shapes = {name: tuple(parameter.shape) for name, parameter in _trained(stage).items()}
     return {
+        "layout of checkpoints": LAYOUT,
         "set of weights that train": digest(shapes),
         "kind of device": trainer.strategy.root_device.type,
         "hardware.optimizer": stage.context.optimizer,

@@ -12,6 +12,10 @@ WHOLE_NUMBERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """By bytes."""
 
 
+PIECE = 2**22
+"""Numbers that are added up at a time."""
+
+
 class FrozenWeights(L.Callback):
     """Compares the base, the reference and the reward model before and after training."""
 
@@ -19,7 +23,12 @@ class FrozenWeights(L.Callback):
         """Note what they are."""
         self._before = _sums(stage)
 
-    def on_fit_end(self, trainer: L.Trainer, stage: Any) -> None:
+    def on_validation_end(self, trainer: L.Trainer, stage: Any) -> None:
+        """Check in between: a night is long."""
+        if trainer.state.fn == "fit":
+            self.on_train_end(trainer, stage)
+
+    def on_train_end(self, trainer: L.Trainer, stage: Any) -> None:
         """Check that they still are.
 
         Raises:
@@ -49,7 +58,8 @@ def bits_sum(tensor: Tensor) -> int:
     """Add up a tensor's elements, read as whole numbers: another bit, another sum.
 
     Args:
-        tensor: of any type and device; nothing of its size is made.
+        tensor: of any type and device.
     """
     numbers = tensor.detach().reshape(-1).view(WHOLE_NUMBERS[tensor.element_size()])
-    return int(numbers.sum(dtype=torch.int64))
+    # In pieces: torch makes a copy of 8 bytes for each number that it adds up.
+    return sum(int(piece.sum(dtype=torch.int64)) for piece in numbers.split(PIECE))

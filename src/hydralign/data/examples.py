@@ -31,6 +31,11 @@ class DemonstrationExample:
         """Tokens in all."""
         return len(self.prompt_ids) + len(self.response_ids)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all its rows."""
+        return self.length
+
 
 @dataclass(frozen=True)
 class ComparisonExample:
@@ -51,6 +56,11 @@ class ComparisonExample:
     def length(self) -> int:
         """Tokens of the prompt with its longest response."""
         return len(self.prompt_ids) + max(len(ids) for ids in self.responses)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all its rows."""
+        return sum(len(self.prompt_ids) + len(ids) for ids in self.responses)
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,11 @@ class Step:
     @property
     def tokens(self) -> int:
         """Tokens that this process goes through."""
-        return sum(example.length for example in self.examples)
+        return sum(example.tokens for example in self.examples)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the examples of this process for a file."""
-        return {"examples": [asdict(example) for example in self.examples]}
+        """Return the examples of all processes for a file."""
+        return {"examples": [asdict(example) for example in self.whole]}
 
     def to(self, device: torch.device | str) -> "Step":
         """Return the same step, for batches on another device."""
@@ -95,7 +95,8 @@ class TrainLoader:
         self.ranks = ranks or Ranks()
         if batch_size < 1 or batch_size % self.ranks.size:
             raise UserError(
-                f"batch_size={batch_size} must be a multiple of the {self.ranks.size} processes"
+                f"batch_size={batch_size} must be a multiple of the number of processes, "
+                f"{self.ranks.size}"
             )
         if len(examples) < batch_size:
             raise UserError(

@@ -73,7 +73,11 @@ def sample_responses(
 
     def sample(rows: Tensor) -> Tensor:
         ids, mask = prompts.prompt_ids[rows], prompts.attention_mask[rows]
-        return _sample(policy, ids, mask, uniform[rows], codec, sampling.temperature)
+        try:
+            return _sample(policy, ids, mask, uniform[rows], codec, sampling.temperature)
+        except BadNumbers as error:
+            error.evidence = {"prompts": [prompts.prompts[row] for row in rows.tolist()]}
+            raise
 
     response_ids = sampling.ranks.spread(lambda rows: sampling.micro_batches.over(rows, sample), b)
     stop_ids = torch.tensor(codec.stop_ids, device=response_ids.device)
@@ -147,10 +151,9 @@ def draw_tokens(probs: Tensor, uniform: Tensor) -> Tensor:
     cumulative = probs.cumsum(-1, dtype=uniform.dtype)
     total = cumulative[:, -1:]
     if not torch.isfinite(total).all():
-        rows = (~torch.isfinite(total).squeeze(-1)).nonzero().squeeze(-1).tolist()
         raise BadNumbers(
-            "The policy's logits are no longer finite numbers: training has diverged. Lower its "
-            "learning rate, or max_grad_norm.",
-            {"rows_of_the_batch": rows},
+            "The policy's logits are no longer finite numbers: training has diverged. Begin anew "
+            "in another folder with a lower learning rate or max_grad_norm.",
+            {},
         )
     return torch.searchsorted(cumulative, uniform * total, right=True)

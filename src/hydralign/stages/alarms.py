@@ -51,7 +51,8 @@ SIGNS = (
     Sign(
         "entropy collapse",
         _entropy_collapse,
-        "the policy says ever the same. Raise kl_coef, or lower policy_learning_rate or ppo_epochs",
+        "the policy says the same again and again. Raise kl_coef, or lower policy_learning_rate or "
+        "ppo_epochs",
     ),
     Sign(
         "scores rise with length",
@@ -92,8 +93,6 @@ class Alarms:
     on: list[str] = field(default_factory=list)
     """Names of the signs that there are at present."""
     rollouts: int = 0
-    told: int = 0
-    """Alarms so far."""
 
     def look(self, metrics: Mapping[str, float]) -> list[str]:
         """Take in the metrics of a rollout; say and return what is new.
@@ -110,7 +109,6 @@ class Alarms:
         seen = [sign for sign in SIGNS if sign.seen(self._change)]
         new = [sign for sign in seen if sign.name not in self.on]
         self.on = [sign.name for sign in seen]
-        self.told += len(new)
         messages = [f"{sign.name}: {sign.advice}." for sign in new]
         for message in messages:
             log.warning("Look out, rollout %d: %s", self.rollouts, message)

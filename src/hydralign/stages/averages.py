@@ -51,10 +51,6 @@ class Averages:
         """Return the names whose values were not all finite here."""
         return [name for name, total in self._sums.items() if not isfinite(total)]
 
-    def here(self, name: str) -> float:
-        """Return the mean of what this process has added."""
-        return self._sums[name] / max(self._counts[name], 1)
-
     def means(self) -> dict[str, float]:
         """Return the mean of each name, and the maximum of those added as such.
 

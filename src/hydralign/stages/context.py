@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from hydralign.data.collate import PromptBatch
 from hydralign.micro_batches import MicroBatches
@@ -38,21 +39,25 @@ class StageContext:
     ranks: Ranks = Ranks()
     """The processes that share the work."""
 
-    def state_dict(self) -> dict[str, int]:
-        """Return what the run has learned about its machine and its data."""
-        return {name: self._micro_batches[name].size for name in self._micro_batches} | {
-            "skipped": self.guard.skipped
-        }
+    @property
+    def micro_batches(self) -> tuple[MicroBatches, ...]:
+        """What is cut: training, scoring, generation."""
+        return self.training, self.scoring, self.generation
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on with what was learned, unless smaller sizes are asked for now."""
-        for name, micro_batches in self._micro_batches.items():
-            micro_batches.size = min(micro_batches.size, state[name])
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the run has learned about its machine and its data."""
+        sizes = [micro_batches.state() for micro_batches in self.micro_batches]
+        return {"sizes": sizes, "skipped": self.guard.skipped}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with what was learned."""
+        self.adopt(state["sizes"])
         self.guard.skipped = state["skipped"]
 
-    @property
-    def _micro_batches(self) -> dict[str, MicroBatches]:
-        return {name: getattr(self, name) for name in ("training", "scoring", "generation")}
+    def adopt(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Go on with the sizes that another process, or the run before a stop, found to fit."""
+        for micro_batches, size in zip(self.micro_batches, sizes, strict=True):
+            micro_batches.adopt(size)
 
     def scorer(self, reward_model: ScalarRole) -> RewardModelScorer:
         """Return a scorer that asks a reward model."""

@@ -71,6 +71,7 @@ def policy_metrics(
     )
     averages.add("policy/clip_fraction", clipped, mask)
     log_ratio = logprobs.detach() - batch.old_logprobs
+    averages.add("policy/log_ratio_square", log_ratio.square(), mask)
     averages.add_max("policy/log_ratio_max", log_ratio.abs(), mask)
 
 

@@ -1,6 +1,7 @@
 """AdamW and its schedule, the same for all stages."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -47,7 +48,7 @@ def make_optimizer(
 
 def _optimizer_class(kind: str) -> Callable[..., Any]:
     if kind == "adamw":
-        return _fused_adamw
+        return partial(AdamW, fused=True)  # one pass over all parameters
     import bitsandbytes as bnb  # only here: it does not run everywhere
 
     return {
@@ -55,11 +56,3 @@ def _optimizer_class(kind: str) -> Callable[..., Any]:
         "paged_adamw": bnb.optim.PagedAdamW32bit,
         "paged_adamw_8bit": bnb.optim.PagedAdamW8bit,
     }[kind]
-
-
-def _fused_adamw(parameters: list[nn.Parameter], **settings: Any) -> AdamW:
-    """Build an AdamW that goes over all parameters in one pass instead of some for each."""
-    optimizer = AdamW(parameters, fused=True, **settings)
-    # It could undo the scaling of fp16 gradients, so Lightning would not clip them. We use no fp16.
-    optimizer._step_supports_amp_scaling = False
-    return optimizer

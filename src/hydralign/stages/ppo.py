@@ -193,7 +193,8 @@ class PPO(L.LightningModule):
             micro_batches=self.context.training,
             clock=clock,
         )
-        if not sound(rollout, self.context.guard, untrained=self.rollout_step == 0):
+        if not sound(rollout, self.context.guard, self.policy, untrained=not self.rollout_step):
+            self._next_rollout()
             return
         experience = self._judge(rollout)
         averages = Averages(self.context.ranks)
@@ -236,20 +237,17 @@ class PPO(L.LightningModule):
             for piece in split_micro_batches(share, size):
                 backward(minibatch.select(piece), tokens, seen)
 
-        policy, value = self.optimizers()  # type: ignore[attr-defined]
-        step = partial(take_step, self, evidence=partial(evidence_of, minibatch))
+        (policy, value), evidence = self.optimizers(), partial(evidence_of, minibatch)  # type: ignore[attr-defined]
+        step = partial(take_step, self, evidence=evidence)
         if self._policy_trains:
-            backward = partial(self._policy_backward, untouched=not averages)
-            averages.update(step(policy, "policy", partial(passes, backward)))
+            first = None if averages else partial(check_first_ratio, self.policy, evidence)
+            policy_passes = partial(passes, self._policy_backward)
+            averages.update(step(policy, "policy", policy_passes, check=first))
         averages.update(step(value, "value", partial(passes, self._value_backward)))
 
-    def _policy_backward(
-        self, batch: Experience, tokens: Tensor, averages: Averages, *, untouched: bool
-    ) -> None:
+    def _policy_backward(self, batch: Experience, tokens: Tensor, averages: Averages) -> None:
         mask, clip = batch.sequences.response_mask, self.options.clip_range
         logprobs = self.policy(batch.sequences, temperature=self.options.temperature)
-        if untouched:
-            check_first_ratio(logprobs, batch, self.policy)
         loss = policy_loss_terms(logprobs, batch.old_logprobs, batch.advantages, clip_range=clip)
         self.manual_backward(masked_sum(loss, mask) / tokens)
         averages.add("policy/loss", loss, mask)
@@ -284,17 +282,20 @@ class PPO(L.LightningModule):
                 horizon=self.options.kl_horizon,
                 episodes=len(rollout.sequences),
             )
-        policy_schedule, value_schedule = self.lr_schedulers()  # type: ignore[misc]
-        metrics["policy/learning_rate"] = policy_schedule.get_last_lr()[0]  # type: ignore[assignment]
-        if self._policy_trains:
-            policy_schedule.step()
-        value_schedule.step()
-        self.rollout_step += 1
+        metrics["policy/learning_rate"] = self.lr_schedulers()[0].get_last_lr()[0]  # type: ignore[index, assignment]
+        self._next_rollout()
         assert self.logger is not None
         self.logger.log_metrics(metrics, step=self.rollout_step)
         self.log_dict(progress_figures(metrics), prog_bar=True, logger=False)
         self.alarms.look(metrics)
         self.print(rollout_line(self.rollout_step, self.options.rollouts, metrics))
+
+    def _next_rollout(self) -> None:
+        policy_schedule, value_schedule = self.lr_schedulers()  # type: ignore[misc]
+        if self._policy_trains:
+            policy_schedule.step()
+        value_schedule.step()
+        self.rollout_step += 1
 
     @property
     def _policy_trains(self) -> bool:

@@ -5,20 +5,23 @@ from functools import partial
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from hydralign.batch_plan import supervised_plan
 from hydralign.data.collate import ComparisonBatch
 from hydralign.data.loaders import Step
 from hydralign.data.module import RecordDataModule
+from hydralign.errors import BadNumbers
 from hydralign.models.assembly import RoleSpec
 from hydralign.models.roles import ScalarRole, TextRole
 from hydralign.rl.preference import centering_penalty, pairwise_loss
 from hydralign.rollout.sampling import sample_responses
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
+from hydralign.stages.guards import DIVERGED
 from hydralign.stages.optimizers import make_optimizer
 from hydralign.stages.pairs import TIE, HeldOutPairs, pair_accuracies
 from hydralign.stages.updates import take_supervised_step
@@ -129,7 +132,10 @@ class Reward(L.LightningModule):
                 context.side_prompts, "normalising the scores", delay=2, disable=silent
             )
         ]
-        self.reward_model.head.normalise_on(torch.cat(scores))
+        together = torch.cat(scores)
+        if not torch.isfinite(together).all():
+            raise BadNumbers(f"Scores are no finite numbers. {DIVERGED}", {})
+        self.reward_model.head.normalise_on(together)
         self.figures["reward/normalisation_mean"] = self.reward_model.head.mean.item()
         self.figures["reward/normalisation_std"] = self.reward_model.head.std.item()
 
@@ -158,8 +164,8 @@ class Reward(L.LightningModule):
         found = self._held_out.figures(self.context.seed)
         self.figures |= {f"reward/{name}": value for name, value in found.items()}
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW, its schedule stepped once per optimizer step."""
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
+        """AdamW and its schedule, stepped by hand."""
         optimizer, scheduler = make_optimizer(
             self.reward_model.trained_parameters(),
             self.context.optimizer,
@@ -170,7 +176,4 @@ class Reward(L.LightningModule):
             weight_decay=self.options.weight_decay,
             betas=(0.9, 0.95),
         )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return [optimizer], [scheduler]

@@ -5,7 +5,8 @@ from functools import partial
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from hydralign.batch_plan import supervised_plan
 from hydralign.data.collate import DemonstrationBatch
@@ -117,8 +118,8 @@ class SFT(L.LightningModule):
             data.examples.train, data.examples.validation, len(self.context.codec.tokenizer)
         )
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW, its schedule stepped once per optimizer step."""
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
+        """AdamW and its schedule, stepped by hand."""
         optimizer, scheduler = make_optimizer(
             self.policy.trained_parameters(),
             self.context.optimizer,
@@ -129,7 +130,4 @@ class SFT(L.LightningModule):
             weight_decay=self.options.weight_decay,
             betas=(0.9, 0.95),
         )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return [optimizer], [scheduler]

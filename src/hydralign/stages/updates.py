@@ -14,7 +14,12 @@ Passes = Callable[[int, Averages], None]
 
 
 def take_step(
-    stage: Any, optimizer: Any, name: str, passes: Passes, evidence: Evidence
+    stage: Any,
+    optimizer: Any,
+    name: str,
+    passes: Passes,
+    evidence: Evidence,
+    check: Callable[[dict[str, float]], None] | None = None,
 ) -> Averages:
     """Take one optimizer step; every process of the run must call it.
 
@@ -25,6 +30,7 @@ def take_step(
         passes: goes forward and backward. Begins anew, with fewer examples at a time, where memory
             did not suffice.
         evidence: what the numbers came from, should they not be finite.
+        check: looks at the means of what the passes saw; the step is not applied where it raises.
 
     Returns:
         what the passes saw, and the norm of the gradient before it was clipped. Empty where the
@@ -49,6 +55,8 @@ def take_step(
     bad = {figure for part in context.ranks.gather(averages.not_finite()) for figure in part}
     sound = context.guard.passes(sorted(bad), evidence)
     if sound:
+        if check is not None:
+            check(averages.means())
         optimizer.step()
     optimizer.zero_grad()
     return averages if sound else Averages(context.ranks)
