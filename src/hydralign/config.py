@@ -112,7 +112,8 @@ class HardwareConfig:
     attention: str | None = None
     """grouped (made for a CPU), or transformers' eager or sdpa; null is its choice."""
     return_freed_memory: bool = False
-    """Give large blocks of main memory back when they are freed: less is resident, but slower."""
+    """Give large blocks of main memory back when they are freed, and keep few kernels ready: takes
+    less, and a little longer."""
     memory_gb: float | None = None
     """What a run may take; a plan above it is refused. null is what the machine has."""
     optimizer: str = "adamw"

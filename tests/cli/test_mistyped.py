@@ -103,8 +103,8 @@ def test_a_value_out_of_bounds_is_told_before_anything_is_read(typed, mistyped, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "No stage is chosen: stage=OPTION. Options of stage: ppo, reward, rlhf, sft."),
-        (["stage="], "stage= does not exist. Options of stage: ppo, reward, rlhf, sft."),
+        ([], "No stage is chosen: stage=OPTION. Options of stage: dpo, ppo, reward, rlhf, sft."),
+        (["stage="], "stage= does not exist. Options of stage: dpo, ppo, reward, rlhf, sft."),
         (["stage=null"], "stage=null: a group needs one of its options."),
         (["stage", "sft"], "'stage' sets nothing: write key=value or group=option."),
         (["stage=sft", "data.splits={train:1"], "'data.splits={train:1' cannot be read: "),
@@ -198,7 +198,7 @@ def test_the_config_is_printed_with_what_was_chosen(typed, capsys):
 def test_help_lists_every_group_and_key(typed, capsys, chosen):
     assert typed(*chosen, flags=["--help"]) == 0
     printed = capsys.readouterr().out
-    assert "\nstage: ppo, reward, rlhf, sft\n" in printed
+    assert "\nstage: dpo, ppo, reward, rlhf, sft\n" in printed
     assert "\nhardware: cpu, gpu_12gb, gpu_16gb, gpu_24gb, gpu_8gb, multi_gpu\n" in printed
     assert "\nmodel: gpt2, llama3.1_8b_lora," in printed
     assert "train_micro_batch_size: 64" in printed

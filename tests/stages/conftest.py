@@ -18,6 +18,7 @@ from hydralign.data.module import RecordDataModule
 from hydralign.data.splits import Splits
 from hydralign.micro_batches import MicroBatches
 from hydralign.stages.context import StageContext
+from hydralign.stages.dpo import DPO, DPOSettings
 from hydralign.stages.ppo import PPO, PPOSettings
 from hydralign.stages.reward import Reward, RewardSettings
 from hydralign.stages.sft import SFT, SFTSettings
@@ -26,6 +27,7 @@ EOS = 2
 SUPERVISED = {"learning_rate": 1e-2, "steps": 1, "batch_size": 8, "schedule": "constant"}
 SUPERVISED |= {"warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1e9}
 SETTINGS = {
+    DPO: DPOSettings(**SUPERVISED, policy=None, loss="sigmoid", beta=0.5, label_smoothing=0.0),
     SFT: SFTSettings(**SUPERVISED),
     Reward: RewardSettings(**SUPERVISED, policy=None, centering_coef=0.01),
     PPO: PPOSettings(

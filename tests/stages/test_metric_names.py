@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hydralign.callbacks.vitals import Vitals
+from hydralign.stages.dpo import DPO
 from hydralign.stages.ppo import PPO
 from hydralign.stages.reward import Reward
 from hydralign.stages.sft import SFT
@@ -34,6 +35,7 @@ def names(stage, memory):
 @pytest.mark.parametrize(
     ("stage_class", "least"),
     [(SFT, {"policy/loss", "sft/val_nll"}), (Reward, {"reward/loss", "reward/pair_accuracy"})]
+    + [(DPO, {"dpo/loss", "dpo/val_accuracy", "dpo/pair_accuracy"})]
     + [(PPO, {"kl/per_sequence", "policy/grad_norm", "ppo/win_rate"})],
 )
 def test_every_name_that_is_logged_is_documented(make_stage, make_data, fit, stage_class, least):
