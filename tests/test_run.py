@@ -267,3 +267,17 @@ def test_an_artifact_that_was_changed_is_no_start(chain, tmp_path):
     alone = [x for x in chosen if not x.startswith("stage")]
     with pytest.raises(UserError, match=r"adapter_model.safetensors is changed: it is not what"):
         run(composed("stage=reward", f"stage.policy={policy}", *alone), tmp_path / "run")
+
+
+def test_dpo_starts_from_the_sft_run_and_leaves_a_policy_to_start_from(chain, tmp_path):
+    folder, chosen = chain
+    shared = [x for x in CHAIN if not x.startswith("stage")]
+    small = ["stage.steps=3", "stage.batch_size=2", "stage.warmup_steps=0"]
+    policy = f"stage.policy={folder}/sft/artifact"
+    accuracy = run(composed("stage=dpo", policy, *small, *shared, *chosen), tmp_path / "dpo")
+    assert 0 <= accuracy <= 1
+    manifest = Manifest.read(tmp_path / "dpo/artifact")
+    assert manifest.stage == "dpo"
+    assert manifest.parents == {"policy": Manifest.read(folder / "sft/artifact").id}
+    again = f"stage.policy={tmp_path}/dpo/artifact"
+    assert run(composed("stage=dpo", again, *small, *shared, *chosen), tmp_path / "more") >= 0
