@@ -52,7 +52,7 @@ from hydralign.run import quieten_libraries
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
-STAGES = ("sft", "reward", "ppo")
+STAGES = ("sft", "reward", "ppo", "dpo")
 CELLS = [("llama7b_lora", f"gpu_{size}gb") for size in (8, 12, 16, 24)]
 CELLS += [("qwen2.5_7b_lora", "gpu_12gb"), ("llama3.1_8b_lora", "gpu_12gb")]
 """What is measured where nothing is asked for."""
@@ -66,6 +66,7 @@ WORDS = [
 STEPS = 2
 FEW = {
     "sft": ["stage.batch_size=8", f"stage.steps={STEPS}", "stage.warmup_steps=0"],
+    "dpo": ["stage.batch_size=4", f"stage.steps={STEPS}", "stage.warmup_steps=0"],
     "reward": ["stage.batch_size=4", f"stage.steps={STEPS}", "stage.warmup_steps=0"],
     "ppo": [
         f"stage.rollouts={STEPS}",

@@ -45,7 +45,7 @@ def test_what_does_not_fit_is_halved_and_what_is_done_is_kept(caplog):
 
     with caplog.at_level(logging.WARNING):
         assert micro_batches.over(torch.arange(20), later_less).tolist() == [*range(0, 200, 10)]
-    assert seen == [12, 8, 4, 4]
+    assert seen == [12, 8, 8, 4, 4]  # eight once more: twelve had fitted
     assert micro_batches.size == 4  # half of the eight that were left, not of twelve
     assert len(caplog.messages) == 1
     assert "hardware.score_micro_batch_size=4" in caplog.messages[0]
@@ -119,3 +119,18 @@ def test_a_size_that_was_found_is_adopted_unless_another_is_asked_for(caplog):
         larger.adopt((8, 2))
         assert larger.state() == (16, 16)
     assert len(caplog.messages) == 1
+
+
+def test_a_shortage_that_passes_costs_nothing():
+    """Another process may have taken the memory for a moment."""
+    short = [True]
+
+    def function(rows):
+        if len(rows) == 1 and short.pop():
+            short.append(False)
+            raise torch.OutOfMemoryError(SAID)
+        return rows
+
+    micro_batches = MicroBatches(32)
+    assert len(micro_batches.over(torch.arange(33), function)) == 33
+    assert micro_batches.size == 32

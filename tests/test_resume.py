@@ -1,13 +1,16 @@
 """A run that stops and goes on, against one that was never stopped: the same to the last bit."""
 
+import dataclasses
 import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hydralign import build, config
+from hydralign.callbacks import checkpoints
 from hydralign.callbacks.checkpoints import CHECKPOINT, Checkpoints, WholeFile, read_checkpoint
 from hydralign.data.loaders import TrainLoader
 from hydralign.errors import UserError
@@ -24,6 +28,8 @@ from hydralign.micro_batches import MicroBatches
 from hydralign.ranks import Ranks
 from hydralign.record import RECORD, newest_unfinished, read_record, write_record
 from hydralign.run import run
+from hydralign.stages.context import StageContext
+from hydralign.stages.guards import Guard
 
 CONF = Path(__file__).parents[1] / "conf"
 SHARED = [
@@ -281,6 +287,63 @@ def test_what_was_halved_stays_so_after_a_stop(uninterrupted, tmp_path, monkeypa
     for name, value in figures(folder).items():
         if name.startswith("sft"):
             assert figures(tmp_path)[name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_a_run_goes_on_with_the_data_that_it_began_with(uninterrupted, tmp_path, monkeypatch):
+    _, chosen = uninterrupted
+    stop_at(monkeypatch, (1,))
+    with pytest.raises(Killed):
+        run(composed(*chosen), tmp_path)
+    record = tmp_path / "sft" / RECORD
+    said = json.loads(record.read_text())
+    assert len(said["data"]) == 64
+    record.write_text(json.dumps(said | {"data": "0" * 64}))  # as if the hub had other rows now
+    with pytest.raises(UserError, match="Changed: the examples that its data set gives"):
+        run(composed(*chosen), tmp_path)
+
+
+def test_a_checkpoint_of_another_version_is_refused(uninterrupted, tmp_path, monkeypatch):
+    _, chosen = uninterrupted
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "LAYOUT", 1)
+        stop_at(patch, (1,))
+        with pytest.raises(Killed):
+            run(composed(*chosen), tmp_path)
+    with pytest.raises(UserError, match="is of another version of hydralign"):
+        run(composed(*chosen), tmp_path)
+
+
+def test_processes_take_over_the_smallest_size_that_one_of_them_found(tmp_path):
+    class Others(Ranks):
+        def gather(self, item):
+            due, stopping, _ = item
+            return [item, (due, stopping, [(8, 2), (8, 8), (4, 1)])]
+
+    sizes = MicroBatches(8), MicroBatches(8), MicroBatches(4)
+    names = ("training", "scoring", "generation")
+    fields = dict.fromkeys(f.name for f in dataclasses.fields(StageContext))
+    context = StageContext(**fields | dict(zip(names, sizes, strict=True)) | {"guard": Guard()})
+    callback = Checkpoints(tmp_path, Others(0, 2), minutes=60)
+    callback._saved = time.monotonic()
+    callback._between_steps(SimpleNamespace(lightning_module=SimpleNamespace(context=context)))
+    assert [each.size for each in sizes] == [2, 8, 1]
+
+
+def test_dpo_goes_on_too(uninterrupted, tmp_path, monkeypatch):
+    folder, chosen = uninterrupted
+    alone = [x for x in chosen if not x.startswith("stage")]
+    alone += ["stage=dpo", f"stage.policy={folder}/sft/artifact", "stage.steps=5"]
+    alone += ["stage.batch_size=2", "stage.warmup_steps=1"]
+    run(composed(*alone), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_at(patch, (2,))
+        with pytest.raises(Killed):
+            run(composed(*alone), tmp_path / "cut")
+    run(composed(*alone), tmp_path / "cut")
+    ours, theirs = weights(tmp_path / "cut"), weights(tmp_path / "whole")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert figures(tmp_path / "cut") == figures(tmp_path / "whole")
 
 
 class Bomb:

@@ -19,6 +19,8 @@ from hydralign.data import sources
 from hydralign.data_source import DataSource
 from hydralign.errors import UserError
 from hydralign.run import run
+from hydralign.stages.pairs import HeldOutPairs
+from hydralign.stages.sft import SFT
 
 CONF = Path(__file__).parents[1] / "conf"
 CHAIN = [
@@ -281,3 +283,31 @@ def test_dpo_starts_from_the_sft_run_and_leaves_a_policy_to_start_from(chain, tm
     assert manifest.parents == {"policy": Manifest.read(folder / "sft/artifact").id}
     again = f"stage.policy={tmp_path}/dpo/artifact"
     assert run(composed("stage=dpo", again, *small, *shared, *chosen), tmp_path / "more") >= 0
+
+
+def test_figures_that_are_no_numbers_are_no_result(chain, tmp_path, monkeypatch):
+    folder, chosen = chain
+    monkeypatch.setattr(HeldOutPairs, "accuracy", lambda self: float("nan"))
+    shared = [x for x in CHAIN if not x.startswith("stage")]
+    small = ["stage.steps=2", "stage.batch_size=2", "stage.warmup_steps=0"]
+    alone = ["stage=reward", f"stage.policy={folder}/sft/artifact", *small, *shared, *chosen]
+    with pytest.raises(UserError, match=r"Figures that are no finite numbers: reward/val_accuracy"):
+        run(composed(*alone), tmp_path)
+    found = json.loads((tmp_path / "bad_numbers.json").read_text(), parse_constant=pytest.fail)
+    assert found["reward/val_accuracy"] == "nan"
+    assert not (tmp_path / "artifact").exists()
+
+
+def test_steps_that_were_left_out_are_told(chain, tmp_path, monkeypatch):
+    _, chosen = chain
+    backward, left = SFT.manual_backward, [1]
+
+    def poisoned(self, loss):
+        left[0] -= 1
+        backward(self, loss * float("nan") if left[0] == 0 else loss)
+
+    monkeypatch.setattr(SFT, "manual_backward", poisoned)
+    shared = [x for x in CHAIN if not x.startswith("stage")]
+    small = ["stage.steps=3", "stage.batch_size=4", "bad_steps_to_skip=1"]
+    run(composed("stage=sft", *small, *shared, *chosen), tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text())["sft/steps_left_out"] == 1.0

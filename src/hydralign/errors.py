@@ -21,6 +21,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
+DIVERGED = (
+    "Training has diverged, or a row of data is rotten. Begin anew in another folder with a lower "
+    "learning rate or max_grad_norm."
+)
+
+
 class BadNumbers(UserError):
     """Numbers that cannot be right, with what they came from."""
 

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,18 +88,19 @@ def find_inputs(
         else:
             command = _command(maker, cfg)
             inputs[name] = find_artifact(Path(cfg.outputs), maker, wanted, command)
-    check_whole([*inputs.values(), *([Path(cfg.model.source)] if cfg.model.source else [])])
+    check_whole(cfg, inputs)
     _check_templates(inputs)
     return inputs
 
 
-def check_whole(paths: Iterable[Path]) -> None:
-    """Check that the artifacts among some paths are what their stages have left.
+def check_whole(cfg: DictConfig, inputs: Mapping[str, Path]) -> None:
+    """Check that a run starts from what the stages have left that made it.
 
     Raises:
-        UserError: if a file is missing or has changed.
+        UserError: if a file of an artifact is missing or has changed.
     """
-    for path in paths:
+    source = [Path(cfg.model.source)] if cfg.model.source else []
+    for path in [*inputs.values(), *source]:
         if (manifest := read_manifest(path)) is not None:
             check_files(path, manifest)
 

@@ -67,6 +67,7 @@ class MicroBatches:
         Raises:
             UserError: if there is no memory for a single example.
         """
+        again = False
         while True:
             size = self.size if most is None else max(1, min(self.size, most))
             try:
@@ -75,8 +76,11 @@ class MicroBatches:
                 if not is_out_of_memory(error):
                     raise
                 said = str(error).strip().partition("\n")[0]
-            # Only here: the exception has kept alive what the attempt had made.
-            self._halve(size, said)
+            let_go()  # only here: the exception has kept alive what the attempt had made
+            # Where more may have fitted before, or nothing less is left, once more as it is.
+            again = not again and (size < self.size or size == 1)
+            if not again:
+                self._halve(size, said)
 
     def over(self, rows: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Apply a function to (n,) row numbers, some at a time; what is done is not done again.
@@ -101,7 +105,6 @@ class MicroBatches:
                 "takes less."
             )
         self.size //= 2
-        let_go()
         log.warning(
             "Memory did not suffice (%s). Going on with %s; results stay the same. Say so from the "
             "start next time, and nothing is done twice.",

@@ -32,7 +32,7 @@ from hydralign.callbacks.checkpoints import (
     rewind_events,
 )
 from hydralign.data_source import DataSource
-from hydralign.errors import BadNumbers, UserError
+from hydralign.errors import DIVERGED, BadNumbers, UserError
 from hydralign.inputs import (
     check_whole,
     config_hash,
@@ -140,7 +140,7 @@ def run_stage(
     checkpoint = run_dir / CHECKPOINT if (run_dir / CHECKPOINT).is_file() else None
     before = recorded_inputs(run_dir) if checkpoint else {}
     inputs = before or find_inputs(cfg, stage_class, settings, finished)
-    check_whole(inputs.values())
+    check_whole(cfg, inputs)
     _say_what_was_taken(inputs)
     fingerprint = config_hash(cfg, inputs)
     ranks = Ranks.here(cfg.hardware.devices)
@@ -199,7 +199,8 @@ def _train_and_measure(
             trainer.validate(stage, pieces.data, verbose=False)
         trainer.test(stage, pieces.data, verbose=False)
         if bad := [name for name, value in stage.figures.items() if not isfinite(value)]:
-            raise BadNumbers(f"Figures that are no finite numbers: {', '.join(bad)}.", {})
+            said = f"Figures that are no finite numbers: {', '.join(bad)}. {DIVERGED}"
+            raise BadNumbers(said, stage.figures)
     except BadNumbers as error:
         write_json(run_dir / EVIDENCE, _without_nan(error.evidence))
         raise UserError(f"{error}\nWhat it came from: {run_dir / EVIDENCE}") from error

@@ -37,9 +37,16 @@ def test_training_what_trains_is_no_change():
 
 def test_a_large_tensor_is_added_up_in_pieces(monkeypatch):
     """torch would make a copy of 8 bytes a number."""
-    numbers = torch.arange(1000, dtype=torch.int16)
-    monkeypatch.setattr(frozen, "PIECE", 7)
-    assert bits_sum(numbers) == 499_500
+    sizes, add_up = [], torch.Tensor.sum
+
+    def noting(tensor, **options):
+        sizes.append(len(tensor))
+        return add_up(tensor, **options)
+
+    monkeypatch.setattr(frozen, "PIECE", 400)
+    monkeypatch.setattr(torch.Tensor, "sum", noting)
+    assert bits_sum(torch.arange(1000, dtype=torch.int16)) == 499_500
+    assert sizes == [400, 400, 200]
 
 
 def test_the_least_change_of_what_is_frozen_is_found():
@@ -50,3 +57,13 @@ def test_the_least_change_of_what_is_frozen_is_found():
         weight[1, 2] = torch.nextafter(weight[1, 2], torch.tensor(9.0))
     with pytest.raises(BadNumbers, match=r"1 frozen weights have changed in training.*base.weight"):
         callback.on_train_end(None, roles)
+
+
+def test_no_checkpoint_is_written_over_a_good_one_when_it_has_changed():
+    callback, roles = FrozenWeights(), stage()
+    callback.on_fit_start(None, roles)
+    callback.on_save_checkpoint(None, roles, {})
+    with torch.no_grad():
+        roles["base"].bias += 1
+    with pytest.raises(BadNumbers):
+        callback.on_save_checkpoint(None, roles, {})

@@ -172,7 +172,7 @@ def test_a_token_is_drawn_where_the_cumulative_sum_passes_the_uniform_number():
 
 def test_a_policy_that_has_diverged_is_told():
     probs = torch.tensor([[0.5, 0.5], [float("nan"), 0.5]])
-    with pytest.raises(UserError, match="training has diverged. Lower its learning rate"):
+    with pytest.raises(UserError, match="training has diverged. Begin anew"):
         draw_tokens(probs, torch.rand(2, 1).double())
 
 

@@ -81,6 +81,7 @@ def test_policy_figures_are_means_over_tokens_of_all_micro_batches():
     k3 = [math.expm1(d) - d for d in (0.5, 0.5, 0.1, -0.5, -0.5, 0.0)]
     assert_close(means["policy/approx_kl"], sum(k3) / 6, rtol=1e-5, atol=0)
     assert means["policy/log_ratio_max"] == 0.5
+    assert_close(means["policy/log_ratio_square"], (4 * 0.25 + 0.01) / 6, rtol=1e-5, atol=0)
 
 
 def test_averages_are_no_means_of_means():
@@ -89,7 +90,7 @@ def test_averages_are_no_means_of_means():
     averages.add("x", torch.tensor([[6.0]]))
     averages.add("y", torch.tensor([NAN]), torch.tensor([False]))
     averages.add("z", torch.tensor(4.0))
-    assert averages.means() == {"x": 3.0, "y": 0.0, "z": 4.0}
+    assert averages.means() == {"x": 3.0, "z": 4.0}  # of nothing there is no mean
 
 
 def test_a_maximum_is_over_all_pieces_and_under_the_mask():

@@ -4,12 +4,23 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from hydralign.stages.dpo import DPO
 from hydralign.stages.ppo import PPO
 from hydralign.stages.reward import Reward
 from hydralign.stages.sft import SFT
 
-TRAINED = {SFT: ["policy"], Reward: ["reward_model"], PPO: ["policy", "value_model"]}
-LOGGED = {SFT: ["policy/loss"], Reward: ["reward/loss"], PPO: ["policy/loss", "value/loss"]}
+TRAINED = {
+    SFT: ["policy"],
+    Reward: ["reward_model"],
+    DPO: ["policy"],
+    PPO: ["policy", "value_model"],
+}
+LOGGED = {
+    SFT: ["policy/loss"],
+    Reward: ["reward/loss"],
+    DPO: ["dpo/loss"],
+    PPO: ["policy/loss", "value/loss"],
+}
 
 
 def weights(stage):
@@ -43,12 +54,12 @@ def _whole_batches(monkeypatch):
     monkeypatch.setattr("hydralign.models.roles.PASS_COST", 10**6)
 
 
-@pytest.mark.parametrize("kind", [SFT, Reward, PPO])
+@pytest.mark.parametrize("kind", [SFT, Reward, DPO, PPO])
 def test_training_goes_on_in_smaller_pieces_and_learns_the_same(make_stage, make_data, fit, kind):
     settings = {"rollouts": 2} if kind is PPO else {"steps": 2}
     stage, short = (make_stage(kind, micro_batch_size=4, **settings) for _ in range(2))
     expected, steps = fit(stage, make_data(stage))
-    limit = 6 if kind is Reward else 3  # a comparison has several rows
+    limit = 6 if kind in (Reward, DPO) else 3  # a comparison has several rows
     name = TRAINED[kind][-1]  # in PPO the value model: its size is the policy's too
     failed = short_of_memory(getattr(short, name).network, lambda width, grad: grad, limit)
     logged, others = fit(short, make_data(short))

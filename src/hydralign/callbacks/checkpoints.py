@@ -93,6 +93,7 @@ class Checkpoints(L.Callback):
         files = self.run_dir.glob(EVENTS)
         checkpoint["events"] = {file.name: file.stat().st_size for file in files}
         checkpoint["context"] = stage.context.state_dict()
+        checkpoint["layout"] = LAYOUT
         checkpoint["made_with"] = _made_with(trainer, stage)
         checkpoint["seconds"] = self.elapsed
         checkpoint["stepped"] = trainer.fit_loop.epoch_loop._batches_that_stepped
@@ -197,11 +198,15 @@ def check_fits(path: Path, trainer: L.Trainer, stage: Any) -> None:
     Raises:
         UserError: if other weights train now, or another machine would do it in another way.
     """
-    before, now = read_checkpoint(path)["made_with"], _made_with(trainer, stage)
+    checkpoint = read_checkpoint(path)
+    if checkpoint.get("layout") != LAYOUT:
+        raise UserError(
+            f"{path} is of another version of hydralign. Go on with that one (its commit stands in "
+            "run.json beside it), or delete the file to begin anew."
+        )
+    before, now = checkpoint["made_with"], _made_with(trainer, stage)
     changes = [
-        f"{name} was {before.get(name)}, is {now[name]}"
-        for name in now
-        if before.get(name) != now[name]
+        f"{name} was {before[name]}, is {now[name]}" for name in now if before[name] != now[name]
     ]
     if changes:
         raise UserError(
@@ -230,7 +235,6 @@ def _made_with(trainer: L.Trainer, stage: Any) -> dict[str, Any]:
     """Name what must be the same for a checkpoint to go on."""
     shapes = {name: tuple(parameter.shape) for name, parameter in _trained(stage).items()}
     return {
-        "layout of checkpoints": LAYOUT,
         "set of weights that train": digest(shapes),
         "kind of device": trainer.strategy.root_device.type,
         "hardware.optimizer": stage.context.optimizer,

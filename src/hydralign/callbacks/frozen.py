@@ -23,10 +23,9 @@ class FrozenWeights(L.Callback):
         """Note what they are."""
         self._before = _sums(stage)
 
-    def on_validation_end(self, trainer: L.Trainer, stage: Any) -> None:
-        """Check in between: a night is long."""
-        if trainer.state.fn == "fit":
-            self.on_train_end(trainer, stage)
+    def on_save_checkpoint(self, trainer: L.Trainer, stage: Any, checkpoint: Any) -> None:
+        """Check before the last good checkpoint is replaced: a night is long."""
+        self.on_train_end(trainer, stage)
 
     def on_train_end(self, trainer: L.Trainer, stage: Any) -> None:
         """Check that they still are.

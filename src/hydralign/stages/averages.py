@@ -52,16 +52,18 @@ class Averages:
         return [name for name, total in self._sums.items() if not isfinite(total)]
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each name, and the maximum of those added as such.
+        """Return the mean of each name that has values, and the maximum of those added as such.
 
         Every process must call it.
         """
         largest = {name: value.item() for name, value in self._maxima.items()}
         parts = self.ranks.gather((self._sums, self._counts, largest))
         sums, counts, maxima = zip(*parts, strict=True)
+        totals = {name: sum(part[name] for part in counts) for name in self._sums}
         means = {
-            name: sum(part[name] for part in sums) / max(sum(part[name] for part in counts), 1)
-            for name in self._sums
+            name: sum(part[name] for part in sums) / total
+            for name, total in totals.items()
+            if total
         }
         of_all = {name: torch.tensor([part[name] for part in maxima]) for name in largest}
         return means | {name: values.max().item() for name, values in of_all.items()}  # NaN stays

@@ -58,7 +58,7 @@ class DPOSettings:
         losses = ("sigmoid", "ipo", "hinge", "robust")
         if self.loss not in losses:
             raise ValueError(f"loss={self.loss} does not exist. Choose one of {', '.join(losses)}")
-        if self.beta <= 0:
+        if not self.beta > 0:
             raise ValueError(f"beta={self.beta} must be above 0")
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"label_smoothing={self.label_smoothing} must be from 0 to below 0.5")

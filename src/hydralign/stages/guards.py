@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hydralign.errors import BadNumbers
+from hydralign.errors import DIVERGED, BadNumbers
 from hydralign.rl.experience import Experience
 from hydralign.rl.kl import kl_k1
 from hydralign.rl.masks import masked_sum
@@ -35,12 +35,6 @@ STANDARD_ERRORS = 3
 CHANCE = 20
 """Nats by which the KLs of a rollout, added up, may lie below 0: the mean of exp(-KL) is 1, so more
 happens once in exp(20) rollouts, whatever their number of responses and its distribution."""
-
-DIVERGED = (
-    "Training has diverged, or a row of data is rotten. Begin anew in another folder with a lower "
-    "learning rate or max_grad_norm, "
-    "or look at the rows in the file; bad_steps_to_skip=N leaves out so many steps first."
-)
 
 
 class Guard:
@@ -69,7 +63,11 @@ class Guard:
             return True
         said = f"Not a finite number: {', '.join(bad)}."
         if self.skipped >= self.skips:
-            raise BadNumbers(f"{said} The step was not applied. {DIVERGED}", evidence())
+            raise BadNumbers(
+                f"{said} The step was not applied. {DIVERGED} Or mend the row, if it is one: it is "
+                "in the file. bad_steps_to_skip=N leaves out so many steps first.",
+                evidence(),
+            )
         self.skipped += 1
         log.warning("%s This step is left out (%d of %d).", said, self.skipped, self.skips)
         return False
@@ -113,12 +111,12 @@ def check_kl(rollout: Rollout, policy: nn.Module, *, untrained: bool) -> None:
     mask = rollout.sequences.response_mask
     totals = masked_sum(kl, mask, dim=-1)
     # A pass that was cut for want of memory rounds otherwise than the one it is compared with.
-    rounding = tolerance(policy) * mask.sum(-1).sqrt()
-    if untrained and (totals.abs() > rounding).any():
+    excess = totals.abs() - tolerance(policy) * mask.sum(-1).sqrt()
+    if untrained and (excess > 0).any():
         raise BadNumbers(
-            f"Before training the KL of a response is {totals.abs().max():.3g} nats and must be 0: "
-            "policy and reference are not the same network, or not run in the same way (another "
-            "adapter, dropout, precision).",
+            f"Before training the KL of a response is {totals[excess.argmax()]:.3g} nats and must "
+            "be 0 but for rounding: policy and reference are not the same network, or not run in "
+            "the same way (another adapter, dropout, precision).",
             evidence_of(rollout),
         )
     error = totals.std(correction=0) / len(totals) ** 0.5

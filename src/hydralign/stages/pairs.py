@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from hydralign.data.collate import ComparisonBatch
+from hydralign.errors import UserError
 from hydralign.rl.preference import pairwise_accuracy
 from hydralign.stages.bootstrap import bootstrap_interval
 
@@ -42,7 +43,16 @@ class HeldOutPairs:
         self._of_prompts += [accuracies[prompts == prompt] for prompt in prompts.unique()]
 
     def accuracy(self) -> float:
-        """Return the mean over all pairs, and start anew."""
+        """Return the mean over all pairs, and start anew.
+
+        Raises:
+            UserError: if all pairs are ties.
+        """
+        if not self._of_prompts:
+            raise UserError(
+                "No held-out comparison has a preferred response: all its pairs are ties. Raise "
+                "data.splits.validation and data.splits.test, or bring more records."
+            )
         accuracy = torch.cat(self._of_prompts).mean().item()
         self._of_prompts = []
         return accuracy
@@ -53,10 +63,12 @@ class HeldOutPairs:
         Args:
             seed: of the resampling.
         """
-        low, high = bootstrap_interval(self._of_prompts, seed=seed)
-        pairs = float(sum(len(accuracies) for accuracies in self._of_prompts))
+        of_prompts = self._of_prompts
+        accuracy = self.accuracy()
+        low, high = bootstrap_interval(of_prompts, seed=seed)
+        pairs = float(sum(len(accuracies) for accuracies in of_prompts))
         return {
-            "pair_accuracy": self.accuracy(),
+            "pair_accuracy": accuracy,
             "pair_accuracy_low": low,
             "pair_accuracy_high": high,
             "pairs": pairs,

@@ -14,14 +14,13 @@ from hydralign.batch_plan import supervised_plan
 from hydralign.data.collate import ComparisonBatch
 from hydralign.data.loaders import Step
 from hydralign.data.module import RecordDataModule
-from hydralign.errors import BadNumbers
+from hydralign.errors import DIVERGED, BadNumbers
 from hydralign.models.assembly import RoleSpec
 from hydralign.models.roles import ScalarRole, TextRole
 from hydralign.rl.preference import centering_penalty, pairwise_loss
 from hydralign.rollout.sampling import sample_responses
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
-from hydralign.stages.guards import DIVERGED
 from hydralign.stages.optimizers import make_optimizer
 from hydralign.stages.pairs import TIE, HeldOutPairs, pair_accuracies
 from hydralign.stages.updates import take_supervised_step
@@ -134,7 +133,9 @@ class Reward(L.LightningModule):
         ]
         together = torch.cat(scores)
         if not torch.isfinite(together).all():
-            raise BadNumbers(f"Scores are no finite numbers. {DIVERGED}", {})
+            raise BadNumbers(
+                f"Scores that are no finite numbers. {DIVERGED}", {"scores": together.tolist()}
+            )
         self.reward_model.head.normalise_on(together)
         self.figures["reward/normalisation_mean"] = self.reward_model.head.mean.item()
         self.figures["reward/normalisation_std"] = self.reward_model.head.std.item()

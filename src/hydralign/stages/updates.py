@@ -13,6 +13,10 @@ Passes = Callable[[int, Averages], None]
 """Leaves a step's whole gradient, some examples at a time, and adds to averages what it saw."""
 
 
+SHOWN = ("loss", "accuracy", "margin")
+"""What the progress bar shows, by how it ends."""
+
+
 def take_step(
     stage: Any,
     optimizer: Any,
@@ -76,5 +80,5 @@ def take_supervised_step(stage: Any, step: Step, name: str, passes: Passes) -> N
     rate = schedule.get_last_lr()[0]
     schedule.step()
     for figure, value in averages.means().items():
-        stage.log(figure, value, prog_bar=not figure.endswith("grad_norm"))
+        stage.log(figure, value, prog_bar=figure.endswith(SHOWN))
     stage.log(f"{name}/learning_rate", rate)
