@@ -1,16 +1,13 @@
 """A run that stops and goes on, against one that was never stopped: the same to the last bit."""
 
-import dataclasses
 import errno
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 import weakref
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,17 +16,13 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hydralign import build, config
-from hydralign.callbacks import checkpoints
-from hydralign.callbacks.checkpoints import CHECKPOINT, Checkpoints, WholeFile, read_checkpoint
+from hydralign.callbacks.checkpoints import CHECKPOINT, WholeFile, read_checkpoint
 from hydralign.data.loaders import TrainLoader
 from hydralign.errors import UserError
 from hydralign.explain import explain
 from hydralign.micro_batches import MicroBatches
-from hydralign.ranks import Ranks
 from hydralign.record import RECORD, newest_unfinished, read_record, write_record
 from hydralign.run import run
-from hydralign.stages.context import StageContext
-from hydralign.stages.guards import Guard
 
 CONF = Path(__file__).parents[1] / "conf"
 SHARED = [
@@ -121,6 +114,14 @@ def stop_at(monkeypatch, stops):
     return saves
 
 
+def stopped(monkeypatch, stops, folder, *chosen):
+    """Run until it is stopped."""
+    with monkeypatch.context() as patch:
+        stop_at(patch, stops)
+        with pytest.raises(Killed):
+            run(composed(*chosen), folder)
+
+
 @pytest.mark.parametrize(
     "stops",
     [
@@ -161,9 +162,7 @@ def test_a_chain_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
 
 def test_a_checkpoint_holds_what_trains_and_no_code(uninterrupted, tmp_path, monkeypatch):
     folder, chosen = uninterrupted
-    stop_at(monkeypatch, (22,))
-    with pytest.raises(Killed):
-        run(composed(*chosen), tmp_path)
+    stopped(monkeypatch, (22,), tmp_path, *chosen)
     checkpoint = read_checkpoint(tmp_path / "ppo" / CHECKPOINT)  # with weights_only
     assert checkpoint["stage"].keys() == {
         *("kl_coef", "rollout_step", "generator", "shuffle", "alarms")
@@ -181,18 +180,13 @@ def test_a_checkpoint_holds_what_trains_and_no_code(uninterrupted, tmp_path, mon
 
 def test_a_run_with_other_settings_is_told_what_changed(uninterrupted, tmp_path, monkeypatch):
     _, chosen = uninterrupted
-    with monkeypatch.context() as patch:
-        stop_at(patch, (2,))
-        with pytest.raises(Killed):
-            run(composed(*chosen), tmp_path)
+    stopped(monkeypatch, (2,), tmp_path, *chosen)
     changed = [*chosen, "stage.sft.learning_rate=0.5", "seed=3"]
     with pytest.raises(
         UserError, match=r"Changed: seed was 0, is 3, stage.sft.learning_rate was .* 0.5"
     ):
         run(composed(*changed), tmp_path)
-    stop_at(monkeypatch, (1,))
-    with pytest.raises(Killed):
-        run(composed(*changed, "resume_anyway=true"), tmp_path)
+    stopped(monkeypatch, (1,), tmp_path, *changed, "resume_anyway=true")
     assert read_record(tmp_path / "sft")["settings"]["seed"] == 3
 
 
@@ -234,9 +228,7 @@ def test_the_folder_of_a_run_at_work_is_left_alone(uninterrupted, tmp_path):
 
 def test_a_damaged_checkpoint_is_refused(uninterrupted, tmp_path, monkeypatch):
     _, chosen = uninterrupted
-    stop_at(monkeypatch, (1,))
-    with pytest.raises(Killed):
-        run(composed(*chosen), tmp_path)
+    stopped(monkeypatch, (1,), tmp_path, *chosen)
     path = tmp_path / "sft" / CHECKPOINT
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"is no checkpoint that can be read.*Delete it"):
@@ -268,7 +260,6 @@ def test_a_disk_that_fills_up_stops_the_run_and_costs_nothing(uninterrupted, tmp
 def test_what_was_halved_stays_so_after_a_stop(uninterrupted, tmp_path, monkeypatch):
     folder, chosen = uninterrupted
     with monkeypatch.context() as patch:
-        stop_at(patch, (3,))
         attempt = MicroBatches.run
 
         def short_of_memory(self, function, most=None):
@@ -277,8 +268,7 @@ def test_what_was_halved_stays_so_after_a_stop(uninterrupted, tmp_path, monkeypa
             return attempt(self, function, most)
 
         patch.setattr(MicroBatches, "run", short_of_memory)
-        with pytest.raises(Killed):
-            run(composed(*chosen), tmp_path)
+        stopped(monkeypatch, (3,), tmp_path, *chosen)
     assert read_checkpoint(tmp_path / "sft" / CHECKPOINT)["context"]["sizes"][0] == (2, 1)
     run(composed(*chosen), tmp_path)
     for stage, size in (("sft", 1), ("reward", 3), ("ppo", 2)):  # rows; a comparison has three
@@ -291,9 +281,7 @@ def test_what_was_halved_stays_so_after_a_stop(uninterrupted, tmp_path, monkeypa
 
 def test_a_run_goes_on_with_the_data_that_it_began_with(uninterrupted, tmp_path, monkeypatch):
     _, chosen = uninterrupted
-    stop_at(monkeypatch, (1,))
-    with pytest.raises(Killed):
-        run(composed(*chosen), tmp_path)
+    stopped(monkeypatch, (1,), tmp_path, *chosen)
     record = tmp_path / "sft" / RECORD
     said = json.loads(record.read_text())
     assert len(said["data"]) == 64
@@ -302,73 +290,18 @@ def test_a_run_goes_on_with_the_data_that_it_began_with(uninterrupted, tmp_path,
         run(composed(*chosen), tmp_path)
 
 
-def test_a_checkpoint_of_another_version_is_refused(uninterrupted, tmp_path, monkeypatch):
-    _, chosen = uninterrupted
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "LAYOUT", 1)
-        stop_at(patch, (1,))
-        with pytest.raises(Killed):
-            run(composed(*chosen), tmp_path)
-    with pytest.raises(UserError, match="is of another version of hydralign"):
-        run(composed(*chosen), tmp_path)
-
-
-def test_processes_take_over_the_smallest_size_that_one_of_them_found(tmp_path):
-    class Others(Ranks):
-        def gather(self, item):
-            due, stopping, _ = item
-            return [item, (due, stopping, [(8, 2), (8, 8), (4, 1)])]
-
-    sizes = MicroBatches(8), MicroBatches(8), MicroBatches(4)
-    names = ("training", "scoring", "generation")
-    fields = dict.fromkeys(f.name for f in dataclasses.fields(StageContext))
-    context = StageContext(**fields | dict(zip(names, sizes, strict=True)) | {"guard": Guard()})
-    callback = Checkpoints(tmp_path, Others(0, 2), minutes=60)
-    callback._saved = time.monotonic()
-    callback._between_steps(SimpleNamespace(lightning_module=SimpleNamespace(context=context)))
-    assert [each.size for each in sizes] == [2, 8, 1]
-
-
 def test_dpo_goes_on_too(uninterrupted, tmp_path, monkeypatch):
     folder, chosen = uninterrupted
     alone = [x for x in chosen if not x.startswith("stage")]
     alone += ["stage=dpo", f"stage.policy={folder}/sft/artifact", "stage.steps=5"]
     alone += ["stage.batch_size=2", "stage.warmup_steps=1"]
     run(composed(*alone), tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        stop_at(patch, (2,))
-        with pytest.raises(Killed):
-            run(composed(*alone), tmp_path / "cut")
+    stopped(monkeypatch, (2,), tmp_path / "cut", *alone)
     run(composed(*alone), tmp_path / "cut")
     ours, theirs = weights(tmp_path / "cut"), weights(tmp_path / "whole")
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert figures(tmp_path / "cut") == figures(tmp_path / "whole")
-
-
-class Bomb:
-    def __reduce__(self):
-        return print, ("boom",)
-
-
-def test_code_in_a_checkpoint_is_not_run(tmp_path, capsys):
-    torch.save({"state_dict": Bomb()}, tmp_path / CHECKPOINT)
-    with pytest.raises(UserError, match="is no checkpoint that can be read"):
-        WholeFile().load_checkpoint(tmp_path / CHECKPOINT)
-    assert "boom" not in capsys.readouterr().out
-
-
-def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path):
-    WholeFile().save_checkpoint({"step": torch.tensor(1)}, tmp_path / CHECKPOINT)
-
-    class Full:
-        def __reduce__(self):
-            raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        WholeFile().save_checkpoint({"step": torch.tensor(2), "x": Full()}, tmp_path / CHECKPOINT)
-    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
-    assert read_checkpoint(tmp_path / CHECKPOINT)["step"] == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -396,13 +329,6 @@ def test_a_run_that_is_told_to_stop_saves_first(
     assert checkpoint["global_step"] == 3
     run(composed(*chosen, *later), tmp_path)
     assert figures(tmp_path) == figures(folder)
-
-
-def test_told_twice_it_stops_at_once(tmp_path):
-    callback = Checkpoints(tmp_path, Ranks(), minutes=1)
-    callback._told_to_stop(signal.SIGINT, None)
-    with pytest.raises(KeyboardInterrupt):
-        callback._told_to_stop(signal.SIGINT, None)
 
 
 def test_the_newest_unfinished_run_with_the_same_settings_is_found(
