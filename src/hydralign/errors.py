@@ -21,6 +21,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
+def no_memory(error: BaseException) -> str:
+    """Return the one line of an out-of-memory error that matters."""
+    return str(error).strip().partition("\n")[0]
+
+
+ASK_THE_PLAN = (
+    "The same settings after `python scripts/plan.py` show what takes it, and what takes less."
+)
+
 DIVERGED = (
     "Training has diverged, or a row of data is rotten. Begin anew in another folder with a lower "
     "learning rate or max_grad_norm."

@@ -15,7 +15,15 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import YAMLError
 
 from hydralign.data.pypi import cache_folder
-from hydralign.errors import UserError, closest, is_out_of_memory, nearest, what_is_wrong
+from hydralign.errors import (
+    ASK_THE_PLAN,
+    UserError,
+    closest,
+    is_out_of_memory,
+    nearest,
+    no_memory,
+    what_is_wrong,
+)
 
 _DISK = {
     errno.ENOSPC: "the disk is full",
@@ -44,11 +52,7 @@ def explain(error: BaseException, conf_dir: Path | None = None) -> str | None:
         if message := _about_disk(cause):
             return message
         if is_out_of_memory(cause):
-            return (
-                f"Memory ran out: {str(cause).strip().partition(chr(10))[0]}\n"
-                "The same settings after `python scripts/plan.py` show what takes it, and what "
-                "takes less."
-            )
+            return f"Memory ran out: {no_memory(cause)}\n{ASK_THE_PLAN}"
     match error:
         case YAMLError():
             return f"A config file is not YAML: {error}"

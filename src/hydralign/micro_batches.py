@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from hydralign.errors import UserError, is_out_of_memory
+from hydralign.errors import ASK_THE_PLAN, UserError, is_out_of_memory, no_memory
 from hydralign.memory import let_go
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class MicroBatches:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                said = str(error).strip().partition("\n")[0]
+                said = no_memory(error)
             let_go()  # only here: the exception has kept alive what the attempt had made
             # Where more may have fitted before, or nothing less is left, once more as it is.
             again = not again and (size < self.size or size == 1)
@@ -100,9 +100,8 @@ class MicroBatches:
         self.size = size
         if size == 1:
             raise UserError(
-                f"There is no memory even with {self.override}: {said}\n{self.planned}"
-                "The same settings after `python scripts/plan.py` show what takes it, and what "
-                "takes less."
+                f"There is no memory even with {self.override}: {said}\n"
+                f"{self.planned}{ASK_THE_PLAN}"
             )
         self.size //= 2
         log.warning(

@@ -7,16 +7,11 @@ than the reference the policy finds a response.
 from dataclasses import dataclass
 from functools import partial
 
-import lightning as L
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from hydralign.batch_plan import supervised_plan
 from hydralign.data.collate import ComparisonBatch
 from hydralign.data.loaders import Step
-from hydralign.data.module import RecordDataModule
 from hydralign.models.assembly import RoleSpec
 from hydralign.models.roles import TextRole
 from hydralign.rl.masks import masked_sum
@@ -24,9 +19,8 @@ from hydralign.rl.preference import dpo_loss
 from hydralign.rl.sequences import Sequences
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
-from hydralign.stages.optimizers import make_optimizer
 from hydralign.stages.pairs import TIE, HeldOutPairs, pair_accuracies
-from hydralign.stages.updates import take_supervised_step
+from hydralign.stages.supervised import SupervisedStage
 
 
 @dataclass
@@ -66,7 +60,7 @@ class DPOSettings:
             raise ValueError(f"loss={self.loss} knows no label_smoothing: choose sigmoid or robust")
 
 
-class DPO(L.LightningModule):
+class DPO(SupervisedStage):
     """Prefers what people prefer, as far as `beta` lets it from the reference."""
 
     settings = DPOSettings
@@ -92,33 +86,14 @@ class DPO(L.LightningModule):
             policy: trains, from the SFT policy on.
             reference: the SFT policy, frozen.
         """
-        super().__init__()
-        self.automatic_optimization = False  # a step that did not fit in memory is taken again
-        self.options = settings
-        self.context = context
+        super().__init__(settings, context)
         self.policy = policy
         self.reference = reference
-        self.sampling = context.sampling()
-        self.figures: dict[str, float] = {}
         self._held_out = HeldOutPairs()
         self._means = Averages()
 
-    def batch_plan(self, data: RecordDataModule) -> str:
-        """Say in words what a step is."""
-        loader = data.train_dataloader()
-        return supervised_plan(
-            self.options.steps,
-            loader.batch_size,
-            self.context.training.size,
-            len(data.train_examples),
-            "comparison",
-        )
-
-    def training_step(self, step: Step, index: int) -> None:
-        """Take one optimizer step."""
-        take_supervised_step(self, step, "policy", partial(self._passes, step))
-
-    def _passes(self, step: Step, size: int, averages: Averages) -> None:
+    def passes(self, step: Step, size: int, averages: Averages) -> None:
+        """Go through a step, some examples at a time."""
         for batch in step.micro_batches(size):
             with torch.no_grad():
                 reference = totals(self.reference, batch.sequences)
@@ -186,20 +161,6 @@ class DPO(L.LightningModule):
         means = self._means.means()
         for name in ("margin", "chosen_reward", "rejected_reward"):
             self.figures[f"dpo/{name}"] = means[f"dpo/{name}"]
-
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
-        """AdamW and its schedule, stepped by hand."""
-        optimizer, scheduler = make_optimizer(
-            self.policy.trained_parameters(),
-            self.context.optimizer,
-            learning_rate=self.options.learning_rate,
-            schedule=self.options.schedule,
-            warmup_steps=self.options.warmup_steps,
-            steps=self.options.steps,
-            weight_decay=self.options.weight_decay,
-            betas=(0.9, 0.95),
-        )
-        return [optimizer], [scheduler]
 
 
 def totals(role: TextRole, sequences: Sequences) -> Tensor:

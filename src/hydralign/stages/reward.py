@@ -1,19 +1,13 @@
 """Reward model: learn from rankings which response people prefer."""
 
 from dataclasses import dataclass
-from functools import partial
 
-import lightning as L
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from hydralign.batch_plan import supervised_plan
 from hydralign.data.collate import ComparisonBatch
 from hydralign.data.loaders import Step
-from hydralign.data.module import RecordDataModule
 from hydralign.errors import DIVERGED, BadNumbers
 from hydralign.models.assembly import RoleSpec
 from hydralign.models.roles import ScalarRole, TextRole
@@ -21,9 +15,8 @@ from hydralign.rl.preference import centering_penalty, pairwise_loss
 from hydralign.rollout.sampling import sample_responses
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
-from hydralign.stages.optimizers import make_optimizer
 from hydralign.stages.pairs import TIE, HeldOutPairs, pair_accuracies
-from hydralign.stages.updates import take_supervised_step
+from hydralign.stages.supervised import SupervisedStage
 
 
 @dataclass
@@ -47,7 +40,7 @@ class RewardSettings:
     """Weight of the penalty that holds the mean score near 0."""
 
 
-class Reward(L.LightningModule):
+class Reward(SupervisedStage):
     """Bradley-Terry on all pairs of every ranking, Ouyang et al. 2022 (arXiv 2203.02155)."""
 
     settings = RewardSettings
@@ -76,33 +69,14 @@ class Reward(L.LightningModule):
             reward_model: trains; starts as the SFT policy with a new head.
             policy: the SFT policy, whose samples set the scale of the scores.
         """
-        super().__init__()
-        self.automatic_optimization = False  # a step that did not fit in memory is taken again
-        self.options = settings
-        self.context = context
+        super().__init__(settings, context)
         self.reward_model = reward_model
         self.policy = policy
         self.scorer = context.scorer(reward_model)
-        self.figures: dict[str, float] = {}
-        self.sampling = context.sampling()
         self._held_out = HeldOutPairs()
 
-    def batch_plan(self, data: RecordDataModule) -> str:
-        """Say in words what a step is."""
-        loader = data.train_dataloader()
-        return supervised_plan(
-            self.options.steps,
-            loader.batch_size,
-            self.context.training.size,
-            len(data.train_examples),
-            "comparison",
-        )
-
-    def training_step(self, step: Step, index: int) -> None:
-        """Take one optimizer step."""
-        take_supervised_step(self, step, "reward", partial(self._passes, step))
-
-    def _passes(self, step: Step, size: int, averages: Averages) -> None:
+    def passes(self, step: Step, size: int, averages: Averages) -> None:
+        """Go through a step, some examples at a time."""
         for batch in step.micro_batches(size):
             scores = self.reward_model.scores(batch.sequences)
             first, second = scores[batch.first], scores[batch.second]
@@ -164,17 +138,3 @@ class Reward(L.LightningModule):
         """Report the accuracy with its interval."""
         found = self._held_out.figures(self.context.seed)
         self.figures |= {f"reward/{name}": value for name, value in found.items()}
-
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
-        """AdamW and its schedule, stepped by hand."""
-        optimizer, scheduler = make_optimizer(
-            self.reward_model.trained_parameters(),
-            self.context.optimizer,
-            learning_rate=self.options.learning_rate,
-            schedule=self.options.schedule,
-            warmup_steps=self.options.warmup_steps,
-            steps=self.options.steps,
-            weight_decay=self.options.weight_decay,
-            betas=(0.9, 0.95),
-        )
-        return [optimizer], [scheduler]

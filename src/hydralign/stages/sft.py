@@ -1,14 +1,9 @@
 """Supervised fine-tuning: imitate demonstrations."""
 
 from dataclasses import dataclass
-from functools import partial
 
-import lightning as L
 import torch
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from hydralign.batch_plan import supervised_plan
 from hydralign.data.collate import DemonstrationBatch
 from hydralign.data.loaders import Step
 from hydralign.data.module import RecordDataModule
@@ -18,8 +13,7 @@ from hydralign.models.roles import TextRole
 from hydralign.rl.masks import masked_sum
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
-from hydralign.stages.optimizers import make_optimizer
-from hydralign.stages.updates import take_supervised_step
+from hydralign.stages.supervised import SupervisedStage
 
 
 @dataclass
@@ -39,7 +33,7 @@ class SFTSettings:
     max_grad_norm: float
 
 
-class SFT(L.LightningModule):
+class SFT(SupervisedStage):
     """Cross-entropy on the response tokens, the stop token included."""
 
     settings = SFTSettings
@@ -57,31 +51,12 @@ class SFT(L.LightningModule):
             context: machine and data.
             policy: trains.
         """
-        super().__init__()
-        self.automatic_optimization = False  # a step that did not fit in memory is taken again
-        self.options = settings
-        self.context = context
+        super().__init__(settings, context)
         self.policy = policy
-        self.sampling = context.sampling()
-        self.figures: dict[str, float] = {}
         self._held_out = Averages()
 
-    def batch_plan(self, data: RecordDataModule) -> str:
-        """Say in words what a step is."""
-        loader = data.train_dataloader()
-        return supervised_plan(
-            self.options.steps,
-            loader.batch_size,
-            self.context.training.size,
-            len(data.train_examples),
-            "demonstration",
-        )
-
-    def training_step(self, step: Step, index: int) -> None:
-        """Take one optimizer step."""
-        take_supervised_step(self, step, "policy", partial(self._passes, step))
-
-    def _passes(self, step: Step, size: int, averages: Averages) -> None:
+    def passes(self, step: Step, size: int, averages: Averages) -> None:
+        """Go through a step, some examples at a time."""
         for batch in step.micro_batches(size):
             mask = batch.sequences.response_mask
             logprobs = self.policy(batch.sequences)
@@ -117,17 +92,3 @@ class SFT(L.LightningModule):
         self.figures["sft/unigram_nll"] = unigram_nll(
             data.examples.train, data.examples.validation, len(self.context.codec.tokenizer)
         )
-
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
-        """AdamW and its schedule, stepped by hand."""
-        optimizer, scheduler = make_optimizer(
-            self.policy.trained_parameters(),
-            self.context.optimizer,
-            learning_rate=self.options.learning_rate,
-            schedule=self.options.schedule,
-            warmup_steps=self.options.warmup_steps,
-            steps=self.options.steps,
-            weight_decay=self.options.weight_decay,
-            betas=(0.9, 0.95),
-        )
-        return [optimizer], [scheduler]

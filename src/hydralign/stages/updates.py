@@ -5,16 +5,11 @@ from typing import Any
 
 import torch
 
-from hydralign.data.loaders import Step
 from hydralign.stages.averages import Averages
 from hydralign.stages.guards import Evidence
 
 Passes = Callable[[int, Averages], None]
 """Leaves a step's whole gradient, some examples at a time, and adds to averages what it saw."""
-
-
-SHOWN = ("loss", "accuracy", "margin")
-"""What the progress bar shows, by how it ends."""
 
 
 def take_step(
@@ -64,21 +59,3 @@ def take_step(
         optimizer.step()
     optimizer.zero_grad()
     return averages if sound else Averages(context.ranks)
-
-
-def take_supervised_step(stage: Any, step: Step, name: str, passes: Passes) -> None:
-    """Take the optimizer step that is a whole training step, step the schedule, and log.
-
-    Args:
-        stage: with one optimizer.
-        step: its examples.
-        name: of what trains, for the figures.
-        passes: as of `take_step`.
-    """
-    averages = take_step(stage, stage.optimizers(), name, passes, step.as_json)
-    schedule = stage.lr_schedulers()
-    rate = schedule.get_last_lr()[0]
-    schedule.step()
-    for figure, value in averages.means().items():
-        stage.log(figure, value, prog_bar=figure.endswith(SHOWN))
-    stage.log(f"{name}/learning_rate", rate)
