@@ -20,26 +20,29 @@ def supervised_plan(
     )
 
 
-def ppo_plan(
+def online_plan(
     *,
     rollouts: int,
     rollout_batch_size: int,
+    group_size: int,
     minibatch_size: int,
-    ppo_epochs: int,
+    epochs: int,
     micro_batch_size: int,
 ) -> str:
-    """Say what a run of PPO will do.
+    """Say what a run of rollouts will do.
 
     Args:
         rollouts: in all.
         rollout_batch_size: prompts in each.
+        group_size: responses to each prompt.
         minibatch_size: responses per optimizer step.
-        ppo_epochs: passes over each rollout.
+        epochs: passes over each rollout.
         micro_batch_size: responses per forward pass.
     """
-    updates = rollout_batch_size // minibatch_size
+    updates = rollout_batch_size * group_size // minibatch_size
+    responses = "" if group_size == 1 else f" x {group_size} responses"
     return (
-        f"{rollouts} rollouts; {rollout_batch_size} prompts per rollout "
-        f"-> {ppo_epochs} epochs x {updates} updates of {minibatch_size}; "
+        f"{rollouts} rollouts; {rollout_batch_size} prompts{responses} per rollout "
+        f"-> {epochs} epochs x {updates} updates of {minibatch_size}; "
         f"micro-batch {micro_batch_size}"
     )

@@ -20,7 +20,6 @@ def collect(toys, roles, *, micro_batch_size=4, temperature=0.8):
     return collect_rollout(
         roles["policy"],
         roles["reference"],
-        roles["value_model"],
         RewardModelScorer(roles["reward_model"], MicroBatches(3)),
         collate_prompts(examples, examples, pad_id=0),
         toys.codec,
@@ -70,7 +69,7 @@ def test_the_cut_into_micro_batches_changes_nothing(toys, roles, rollout, micro_
     other = collect(toys, roles, micro_batch_size=micro_batch_size)
     assert torch.equal(other.sequences.sequence_ids, rollout.sequences.sequence_ids)
     mask = rollout.sequences.response_mask
-    for name in ("old_logprobs", "ref_logprobs", "old_values", "entropy"):
+    for name in ("old_logprobs", "ref_logprobs", "entropy"):
         got, expected = getattr(other, name)[mask], getattr(rollout, name)[mask]
         assert_close(got, expected, rtol=1e-5, atol=1e-5)
     assert_close(other.scores, rollout.scores, rtol=1e-5, atol=1e-5)
@@ -93,23 +92,9 @@ def test_logprobs_are_those_of_the_tempered_softmax(toys, roles):
         assert_close(rollout.entropy[row][mask], entropy, rtol=1e-5, atol=1e-5)
 
 
-def test_a_fresh_value_model_ends_on_the_score_before_its_last_token(roles, rollout):
-    """Value model and reward model start alike: the value before token t is the score at t - 1."""
-    sequences = rollout.sequences
-    for row in range(len(sequences)):
-        n = int(sequences.response_mask[row].sum())
-        if n < 2:
-            continue
-        cut = sequences.select(torch.tensor([row]))
-        shorter = cut.response_mask & (torch.arange(7) < n - 1)
-        keep = torch.cat([cut.attention_mask[:, : cut.prompt_length], shorter], 1)
-        score = roles["reward_model"].scores(type(cut)(cut.sequence_ids, keep, shorter))
-        assert_close(rollout.old_values[row, n - 1], score[0], rtol=1e-5, atol=1e-5)
-
-
 def test_nothing_in_a_rollout_has_a_gradient(rollout):
     tensors = [value for value in vars(rollout).values() if isinstance(value, torch.Tensor)]
-    assert len(tensors) == 5
+    assert len(tensors) == 4
     assert not any(tensor.requires_grad for tensor in tensors)
 
 
@@ -128,6 +113,8 @@ def test_a_rule_reads_prompts_and_responses_as_text(rollout):
             len(prompt) - 10 * len(text) for prompt, text in zip(prompts, responses, strict=True)
         ]
 
-    texts = Responses(rollout.sequences, rollout.responses.finished, ("ab", ""), ("c", "def"))
+    texts = Responses(
+        rollout.sequences, rollout.responses.finished, ("ab", ""), ("c", "def"), (None,) * 2
+    )
     scores = RuleScorer(rule)(texts)
     assert (scores.tolist(), scores.dtype) == ([-8.0, -30.0], torch.float32)

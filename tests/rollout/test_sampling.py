@@ -20,9 +20,11 @@ def batch_of(prompts):
     return collate_prompts(examples, examples, pad_id=PAD)
 
 
-def sample(policy, prompts, codec, *, temperature=1.0, tokens=6, batch_size=99, seed=0):
+def sample(
+    policy, prompts, codec, *, temperature=1.0, tokens=6, batch_size=99, seed=0, group_size=1
+):
     generator = torch.Generator().manual_seed(seed)
-    sampling = Sampling(temperature, tokens, MicroBatches(batch_size))
+    sampling = Sampling(temperature, tokens, MicroBatches(batch_size), group_size=group_size)
     batch = prompts if isinstance(prompts, PromptBatch) else batch_of(prompts)
     return sample_responses(policy, batch, codec, sampling, generator)
 
@@ -125,6 +127,32 @@ def test_generation_batch_size_is_a_matter_of_memory_only(make_toys, kind, batch
     assert sequences.response_mask.shape == (5, 6)
     assert (len(responses.texts), responses.finished.shape) == (5, (5,))
     assert torch.equal(sequences.sequence_ids[:, :5], batch_of(PROMPTS).prompt_ids)
+
+
+@pytest.mark.parametrize("batch_size", [4, 5, 99])  # groups whole, and parted
+def test_a_group_is_what_its_prompt_so_many_times_would_be(make_toys, batch_size):
+    toys = make_toys("lora")
+    prompts = PROMPTS[:3]
+    group = sample(toys.role("policy"), prompts, toys.codec, batch_size=batch_size, group_size=4)
+    repeated = [prompt for prompt in prompts for _ in range(4)]
+    apart = sample(toys.role("policy"), repeated, toys.codec)
+    assert torch.equal(group.sequences.sequence_ids, apart.sequences.sequence_ids)
+    assert torch.equal(group.sequences.attention_mask, apart.sequences.attention_mask)
+    assert torch.equal(group.finished, apart.finished)
+    assert (group.prompts, group.texts) == (apart.prompts, apart.texts)
+    assert len(set(group.texts[:4])) > 1
+    assert len(group.answers) == 12
+
+
+def test_a_group_reads_its_prompt_once(codec):
+    script = Script([X, 30], [40, 41])
+    responses = sample(script, [[9, 11], [30]], codec, tokens=2, group_size=3)
+    (_, read, *_), (_, said, masks, positions) = script.calls
+    assert read == [[9, 11], [PAD, 30]]
+    assert said == [[X], [X], [X], [40], [40], [40]]
+    assert masks == [[1, 1, 1]] * 3 + [[0, 1, 1]] * 3
+    assert positions == [[2]] * 3 + [[1]] * 3
+    assert responses.sequences.response_ids.tolist() == [[X, 30]] * 3 + [[40, 41]] * 3
 
 
 @pytest.mark.parametrize("name", ["own-llama", "lora-llama", "own-gpt2"])

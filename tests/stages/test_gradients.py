@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from hydralign.data.loaders import Step
 from hydralign.models import roles
-from hydralign.stages import ppo
+from hydralign.stages import online
 from hydralign.stages.ppo import PPO
 from hydralign.stages.reward import Reward
 from hydralign.stages.sft import SFT
@@ -86,13 +86,13 @@ def test_reward_averages_over_prompts_of_their_means_over_pairs(make_stage, make
 def rollouts(monkeypatch):
     """The rollouts that PPO collects."""
     collected = []
-    collect = ppo.collect_rollout
+    collect = online.collect_rollout
 
     def spy(*args, **options):
         collected.append(collect(*args, **options))
         return collected[-1]
 
-    monkeypatch.setattr(ppo, "collect_rollout", spy)
+    monkeypatch.setattr(online, "collect_rollout", spy)
     return collected
 
 

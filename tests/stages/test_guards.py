@@ -8,10 +8,9 @@ import torch
 
 from hydralign.errors import BadNumbers
 from hydralign.rl.sequences import pad_sequences
-from hydralign.rollout.collect import Rollout
 from hydralign.rollout.sampling import Responses
 from hydralign.stages.guards import Guard, check_first_ratio, evidence_of, sound
-from hydralign.stages.ppo import PPO
+from hydralign.stages.ppo import PPO, ValuedRollout
 from hydralign.stages.reward import Reward
 from hydralign.stages.sft import SFT
 
@@ -35,13 +34,13 @@ def rollout(kl, scores=None):
     old = torch.tensor([[-1.0, -2.0, NAN]] * n)
     reference = old - torch.tensor([[x / 4, 3 * x / 4, 0.0] for x in kl])
     texts = ("",) * n
-    return Rollout(
-        Responses(sequences, torch.ones(n, dtype=torch.bool), texts, texts),
+    return ValuedRollout(
+        Responses(sequences, torch.ones(n, dtype=torch.bool), texts, texts, (None,) * n),
         old,
         torch.zeros(n, 3),
         reference,
-        torch.zeros(n, 3),
         torch.zeros(n) if scores is None else torch.tensor(scores),
+        torch.tensor([[0.0, 0.0, NAN]] * n),
     )
 
 

@@ -87,6 +87,26 @@ def test_the_score_rises(make_stage, make_data, fit):
     assert sum(scores[-3:]) / 3 > sum(scores[:2]) / 2 + 0.3
 
 
+def test_a_fresh_value_model_ends_on_the_score_before_its_last_token(make_stage, make_data, fit):
+    """Value model and reward model start alike: the value before token t is the score at t - 1."""
+    stage, kept = make_stage(PPO), []
+    valued = stage._valued
+    stage._valued = lambda rollout: kept.append(valued(rollout)) or kept[-1]
+    start = {name: x.clone() for name, x in stage.reward_model.state_dict().items()}
+    fit(stage, make_data(stage))
+    stage.reward_model.load_state_dict(start)
+    sequences = kept[0].sequences
+    rows = [row for row, mask in enumerate(sequences.response_mask) if mask.sum() > 1]
+    assert len(rows) > 3
+    for row in rows:
+        n = int(sequences.response_mask[row].sum())
+        cut = sequences.select(torch.tensor([row]))
+        shorter = cut.response_mask & (torch.arange(5) < n - 1)
+        keep = torch.cat([cut.attention_mask[:, : cut.prompt_length], shorter], 1)
+        score = stage.reward_model.scores(type(cut)(cut.sequence_ids, keep, shorter))
+        assert_close(kept[0].old_values[row, n - 1], score[0], rtol=1e-5, atol=1e-5)
+
+
 def test_figures_compare_the_policy_before_and_after(make_stage, make_data, fit, context):
     stage = make_stage(PPO, rollouts=2, policy_learning_rate=1e-2)
     # A rule that nothing trains on: the number of z in the response.

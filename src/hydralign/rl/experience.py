@@ -1,6 +1,7 @@
-"""A rollout, judged: what PPO's losses need of each response."""
+"""A rollout, judged: what the losses need of each response."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 from torch import Tensor
 
@@ -15,19 +16,11 @@ class Experience:
     """b prompts with their responses."""
     old_logprobs: Tensor
     """(b, r) under the policy that sampled."""
-    old_values: Tensor
-    """(b, r) the value before each token, at sampling time."""
     advantages: Tensor
-    """(b, r) whitened over the whole rollout."""
-    returns: Tensor
-    """(b, r) what the value model should have said."""
+    """(b, r) of each token, or (b,) of the whole response."""
 
-    def select(self, rows: Tensor) -> "Experience":
+    def select(self, rows: Tensor) -> Self:
         """Return the given rows, in that order."""
-        return Experience(
-            self.sequences.select(rows),
-            self.old_logprobs[rows],
-            self.old_values[rows],
-            self.advantages[rows],
-            self.returns[rows],
-        )
+        names = [each.name for each in fields(self) if each.name != "sequences"]
+        tensors = {name: getattr(self, name)[rows] for name in names}
+        return replace(self, sequences=self.sequences.select(rows), **tensors)

@@ -1,4 +1,4 @@
-"""One rollout: responses, and what the four roles think of them."""
+"""One rollout: responses, and what policy, reference and scorer think of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 from hydralign.data.collate import PromptBatch
 from hydralign.micro_batches import MicroBatches
 from hydralign.models.codec import Codec
-from hydralign.models.roles import ScalarRole, TextRole
+from hydralign.models.roles import TextRole
 from hydralign.rl.sequences import Sequences
 from hydralign.rollout.sampling import Responses, Sampling, Scorer, sample_responses
 from hydralign.rollout.stopwatch import Stopwatch
@@ -27,8 +27,6 @@ class Rollout:
     """(b, r) of that policy."""
     ref_logprobs: Tensor
     """(b, r) under the reference."""
-    old_values: Tensor
-    """(b, r) the value before each token."""
     scores: Tensor
     """(b,) of whole responses, as the scorer gave them."""
 
@@ -41,7 +39,6 @@ class Rollout:
 def collect_rollout(
     policy: TextRole,
     reference: TextRole,
-    value_model: ScalarRole,
     scorer: Scorer,
     prompts: PromptBatch,
     codec: Codec,
@@ -51,7 +48,7 @@ def collect_rollout(
     micro_batches: MicroBatches,
     clock: Stopwatch,
 ) -> Rollout:
-    """Sample a response for each prompt and let every role judge it, one role after the other.
+    """Sample responses to each prompt and let every role judge it, one role after the other.
 
     Old log-probs are recomputed in the very micro-batch shape of training instead of taken from
     sampling: kernels may differ between the two, and the first ratio must be 1.
@@ -59,11 +56,11 @@ def collect_rollout(
     Args:
         policy: samples.
         reference: the KL is measured against it.
-        value_model: predicts the return.
         scorer: scores whole responses.
         prompts: b prompts.
         codec: stop and pad ids.
-        sampling: temperature, length limit, and the processes that share the rows.
+        sampling: temperature, length limit, responses to each prompt, and the processes that share
+            the rows.
         generator: source of the draws.
         micro_batches: rows per forward pass, as in training.
         clock: notes the seconds of sampling ("generate") and of judging ("score").
@@ -78,8 +75,7 @@ def collect_rollout(
     with torch.no_grad():
         stats = judged(lambda some: torch.stack(policy.stats(some, temperature=temperature), -1))
         ref_logprobs = judged(lambda some: reference(some, temperature=temperature))
-        old_values = judged(value_model.values)
         scores = scorer(responses)
     old_logprobs, entropy = stats.unbind(-1)
     clock.lap("score")
-    return Rollout(responses, old_logprobs, entropy, ref_logprobs, old_values, scores)
+    return Rollout(responses, old_logprobs, entropy, ref_logprobs, scores)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from hydralign.models.roles import TextRole
 from hydralign.ranks import Ranks
 from hydralign.rl.masks import position_ids, response_mask_from_stops
 from hydralign.rl.sequences import Sequences
+
+T = TypeVar("T")
 
 LEAVE_BELOW = 0.75
 """Rows that have finished leave the batch when no more than this share of it goes on."""
@@ -30,6 +33,8 @@ class Sampling:
     """Prompts in one forward pass."""
     ranks: Ranks = Ranks()
     """The processes that share the prompts."""
+    group_size: int = 1
+    """Responses to each prompt, which stand in line."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Responses:
     """b prompts as text."""
     texts: tuple[str, ...]
     """b responses as text, without special tokens."""
+    answers: tuple[str | None, ...]
+    """What the data set says is right, for each of the b prompts."""
 
 
 Scorer = Callable[[Responses], Tensor]
@@ -58,64 +65,76 @@ def sample_responses(
     sampling: Sampling,
     generator: torch.Generator,
 ) -> Responses:
-    """Draw one response for each prompt; every process of the run must call it.
+    """Draw a group of g responses for each prompt; every process of the run must call it.
 
     Args:
         policy: what to sample from.
         prompts: b prompts.
         codec: stop and pad ids.
-        sampling: temperature, length limit and memory.
+        sampling: temperature, length limit, group size and memory.
         generator: source of the draws.
+
+    Returns:
+        b * g responses, the group of the first prompt first.
     """
-    b, r = len(prompts), sampling.max_response_tokens
+    g, r = sampling.group_size, sampling.max_response_tokens
+    b = len(prompts) * g
     # Drawn before anything is sampled: a row does not depend on when its batch mates finish.
     uniform = _uniform(b, r, generator, prompts.prompt_ids.device)
 
     def sample(rows: Tensor) -> Tensor:
-        ids, mask = prompts.prompt_ids[rows], prompts.attention_mask[rows]
+        shared, places = (rows // g).unique_consecutive(return_inverse=True)
+        ids, mask = prompts.prompt_ids[shared], prompts.attention_mask[shared]
         try:
-            return _sample(policy, ids, mask, uniform[rows], codec, sampling.temperature)
+            return _sample(policy, ids, mask, places, uniform[rows], codec, sampling.temperature)
         except BadNumbers as error:
-            error.evidence = {"prompts": [prompts.prompts[row] for row in rows.tolist()]}
+            error.evidence = {"prompts": [prompts.prompts[row] for row in shared.tolist()]}
             raise
 
     response_ids = sampling.ranks.spread(lambda rows: sampling.micro_batches.over(rows, sample), b)
     stop_ids = torch.tensor(codec.stop_ids, device=response_ids.device)
     response_mask, finished = response_mask_from_stops(response_ids, stop_ids)
+    said = response_ids.where(response_mask, codec.pad_id)
     sequences = Sequences(
-        torch.cat([prompts.prompt_ids, response_ids.where(response_mask, codec.pad_id)], dim=1),
-        torch.cat([prompts.attention_mask, response_mask], dim=1),
+        torch.cat([prompts.prompt_ids.repeat_interleave(g, dim=0), said], dim=1),
+        torch.cat([prompts.attention_mask.repeat_interleave(g, dim=0), response_mask], dim=1),
         response_mask,
     )
     texts = tuple(codec.decode(sequences))
-    return Responses(sequences, finished, prompts.prompts, texts)
+    asked, answers = _repeated(prompts.prompts, g), _repeated(prompts.answers, g)
+    return Responses(sequences, finished, asked, texts, answers)
 
 
 def _sample(
     policy: TextRole,
-    ids: Tensor,
+    prompt_ids: Tensor,
     attention_mask: Tensor,
+    places: Tensor,
     uniform: Tensor,
     codec: Codec,
     temperature: float,
 ) -> Tensor:
-    """Return (b, r) sampled tokens, made of (b, r) uniform numbers.
+    """Return (b, r) sampled tokens, made of (b, r) uniform numbers, b of them a response each.
 
-    What follows a stop token is left to the caller.
+    A prompt is read once, however many of the (b,) places it stands in. What follows a stop token
+    is left to the caller.
     """
-    stop_ids = torch.tensor(codec.stop_ids, device=ids.device)
-    response_ids = torch.full(uniform.shape, codec.stop_id, device=ids.device)
-    rows = torch.arange(len(ids), device=ids.device)
+    stop_ids = torch.tensor(codec.stop_ids, device=prompt_ids.device)
+    response_ids = torch.full(uniform.shape, codec.stop_id, device=prompt_ids.device)
+    rows = torch.arange(len(places), device=prompt_ids.device)
     going = torch.ones_like(rows, dtype=torch.bool)
     positions, cache = position_ids(attention_mask), DynamicCache()
+    logits = policy.next_token_logits(prompt_ids, attention_mask, positions, cache)
+    if len(places) > len(prompt_ids):
+        cache.batch_select_indices(places.to(prompt_ids.device))
+        logits, positions, attention_mask = (x[places] for x in (logits, positions, attention_mask))
     for t in range(uniform.shape[1]):
-        logits = policy.next_token_logits(ids, attention_mask, positions, cache)
         probs = (logits.float() / temperature).softmax(-1)
         ids = draw_tokens(probs, uniform[rows, t].unsqueeze(-1))
         response_ids[rows, t] = ids.squeeze(-1)
         going &= ~torch.isin(ids.squeeze(-1), stop_ids)
         left = int(going.sum())
-        if left == 0:
+        if left == 0 or t + 1 == uniform.shape[1]:
             break
         positions = positions[:, -1:] + 1
         attention_mask = torch.cat([attention_mask, torch.ones_like(ids, dtype=torch.bool)], 1)
@@ -124,7 +143,12 @@ def _sample(
             rows, ids, positions, attention_mask, going = (
                 x[going] for x in (rows, ids, positions, attention_mask, going)
             )
+        logits = policy.next_token_logits(ids, attention_mask, positions, cache)
     return response_ids
+
+
+def _repeated(values: tuple[T, ...], times: int) -> tuple[T, ...]:
+    return tuple(value for value in values for _ in range(times))
 
 
 def _uniform(b: int, r: int, generator: torch.Generator, device: torch.device) -> Tensor:

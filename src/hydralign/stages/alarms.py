@@ -52,7 +52,7 @@ SIGNS = (
         "entropy collapse",
         _entropy_collapse,
         "the policy says the same again and again. Raise kl_coef, or lower policy_learning_rate or "
-        "ppo_epochs",
+        "the epochs",
     ),
     Sign(
         "scores rise with length",

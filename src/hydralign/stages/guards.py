@@ -20,7 +20,7 @@ Evidence = Callable[[], dict[str, Any]]
 
 log = logging.getLogger(__name__)
 
-BY_TOKEN = ("old_logprobs", "ref_logprobs", "old_values")
+LEARNED_FROM = ("old_logprobs", "ref_logprobs", "old_values", "scores")
 
 UNITS = 32
 """Root mean square of the log ratio that rounding explains, in units of the precision. In bfloat16
@@ -86,8 +86,9 @@ def sound(rollout: Rollout, guard: Guard, policy: nn.Module, *, untrained: bool)
         BadNumbers: if a number cannot be right.
     """
     mask = rollout.sequences.response_mask
-    numbers = {name: getattr(rollout, name)[mask] for name in BY_TOKEN} | {"scores": rollout.scores}
-    bad = [name for name, tensor in numbers.items() if not torch.isfinite(tensor).all()]
+    found = {name: x for name, x in vars(rollout).items() if name in LEARNED_FROM}
+    counted = {name: x[mask] if x.shape == mask.shape else x for name, x in found.items()}
+    bad = [name for name, tensor in counted.items() if not torch.isfinite(tensor).all()]
     if not guard.passes(bad, partial(evidence_of, rollout)):
         return False
     check_kl(rollout, policy, untrained=untrained)

@@ -8,24 +8,19 @@ from torch import Tensor
 from hydralign.memory import peak_memory_gb
 from hydralign.rl.experience import Experience
 from hydralign.rl.kl import kl_k1, kl_k3
-from hydralign.rl.losses import clipped_tokens, explained_variance
 from hydralign.rl.masks import masked_mean, masked_sum
 from hydralign.rollout.collect import Rollout
 from hydralign.stages.averages import Averages
 
 
 def rollout_metrics(
-    rollout: Rollout,
-    returns: Tensor,
-    kl_coef: float,
-    seen: Sequence[float] | None = None,
+    rollout: Rollout, kl_coef: float, seen: Sequence[float] | None = None
 ) -> dict[str, float]:
     """Describe what was sampled.
 
     Args:
         rollout: b responses and their judgement.
-        returns: (b, r) the value model's targets.
-        kl_coef: that weighed the KL in them.
+        kl_coef: weight of the KL in what is learned from it.
         seen: the range of scores that the reward model was tested on, if it is known.
     """
     mask = rollout.sequences.response_mask
@@ -44,7 +39,6 @@ def rollout_metrics(
         "kl/k3_per_token": masked_mean(k3, mask),
         "kl/coef": torch.tensor(kl_coef),
         "policy/entropy": masked_mean(rollout.entropy, mask),
-        "value/explained_variance": explained_variance(rollout.old_values, returns, mask),
     }
     if seen is not None:
         outside = (rollout.scores < seen[0]) | (rollout.scores > seen[1])
@@ -52,24 +46,17 @@ def rollout_metrics(
     return {name: value.item() for name, value in metrics.items()}
 
 
-def policy_metrics(
-    averages: Averages, logprobs: Tensor, batch: Experience, clip_range: float
-) -> None:
+def policy_metrics(averages: Averages, logprobs: Tensor, batch: Experience) -> None:
     """Add how far one micro-batch's policy has moved from the one that sampled.
 
     Args:
         averages: collects.
         logprobs: (b, r) of the policy now.
         batch: b rows of the rollout.
-        clip_range: of the loss.
     """
     mask = batch.sequences.response_mask
     approx_kl = kl_k3(batch.old_logprobs, logprobs.detach())
     averages.add("policy/approx_kl", approx_kl, mask)
-    clipped = clipped_tokens(
-        logprobs.detach(), batch.old_logprobs, batch.advantages, clip_range=clip_range
-    )
-    averages.add("policy/clip_fraction", clipped, mask)
     log_ratio = logprobs.detach() - batch.old_logprobs
     averages.add("policy/log_ratio_square", log_ratio.square(), mask)
     averages.add_max("policy/log_ratio_max", log_ratio.abs(), mask)

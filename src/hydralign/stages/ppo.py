@@ -5,18 +5,15 @@ One step, in order: 1 collect a rollout, 2 rewards, 3 advantages, 4 minibatches,
 Stiennon et al. 2020 (arXiv 2009.01325) apply it to language models.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from hydralign.batch_plan import ppo_plan
+from hydralign.batch_plan import online_plan
 from hydralign.data.collate import PromptBatch
 from hydralign.data.module import RecordDataModule
 from hydralign.models.assembly import RoleSpec
@@ -24,29 +21,21 @@ from hydralign.models.roles import ScalarRole, TextRole
 from hydralign.rl.advantages import gae
 from hydralign.rl.experience import Experience
 from hydralign.rl.kl import adaptive_kl_coef, kl_k1
-from hydralign.rl.losses import policy_loss_terms, value_loss_terms
+from hydralign.rl.losses import (
+    clipped_tokens,
+    explained_variance,
+    policy_loss_terms,
+    value_loss_terms,
+)
 from hydralign.rl.masks import masked_sum, whiten
-from hydralign.rl.minibatches import iterate_minibatches, split_micro_batches
 from hydralign.rl.rewards import penalise_missing_stop, per_token_rewards
-from hydralign.rollout.collect import Rollout, collect_rollout
+from hydralign.rollout.collect import Rollout
 from hydralign.rollout.stopwatch import Stopwatch
-from hydralign.stages.alarms import Alarms
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
-from hydralign.stages.evaluation import HeadToHead, side_by_side
-from hydralign.stages.guards import check_first_ratio, evidence_of, sound
-from hydralign.stages.metrics import (
-    perf_metrics,
-    policy_metrics,
-    progress_figures,
-    rollout_line,
-    rollout_metrics,
-)
-from hydralign.stages.optimizers import make_optimizer
-from hydralign.stages.updates import take_step
-
-SHOWN = 32
-"""Held-out prompts whose answers before and after stand in samples.md."""
+from hydralign.stages.guards import sound
+from hydralign.stages.metrics import policy_metrics
+from hydralign.stages.online import OnlineStage
 
 
 @dataclass
@@ -93,6 +82,8 @@ class PPOSettings:
     max_grad_norm: float
     """Of policy and value model, each."""
 
+    group_size = 1
+    """Responses to each prompt."""
     steps = property(lambda self: self.rollouts)
     """Batches that the data module hands out."""
     batch_size = property(lambda self: self.rollout_batch_size)
@@ -112,7 +103,25 @@ class PPOSettings:
             )
 
 
-class PPO(L.LightningModule):
+@dataclass(frozen=True)
+class ValuedRollout(Rollout):
+    """A rollout, and what the value model expected of it."""
+
+    old_values: Tensor
+    """(b, r) the value before each token."""
+
+
+@dataclass(frozen=True)
+class ValuedExperience(Experience):
+    """What PPO's losses need; advantages are per token and whitened over the whole rollout."""
+
+    old_values: Tensor
+    """(b, r) the value before each token, at sampling time."""
+    returns: Tensor
+    """(b, r) what the value model should have said."""
+
+
+class PPO(OnlineStage):
     """The four roles, and one rollout per training step."""
 
     settings = PPOSettings
@@ -124,8 +133,6 @@ class PPO(L.LightningModule):
         "value_model": RoleSpec("reward_model", trained=True, scalar=True),
         "reward_model": RoleSpec("reward_model", scalar=True),
     }
-    product = "policy"
-    state = ("kl_coef", "rollout_step", "generator", "shuffle", "alarms")
     headline = "ppo/win_rate"
 
     def __init__(
@@ -148,64 +155,43 @@ class PPO(L.LightningModule):
             value_model: trains; starts as the reward model.
             reward_model: frozen.
         """
-        super().__init__()
-        self.automatic_optimization = False  # a rollout holds many optimizer steps
-        self.options = settings
-        self.context = context
-        self.policy = policy
-        self.reference = reference
+        super().__init__(
+            settings, context, policy=policy, reference=reference, reward_model=reward_model
+        )
         self.value_model = value_model
-        self.scorer = context.scorer(reward_model)
-        self.reward_model = reward_model
-        self.sampling = context.sampling(settings.temperature)
-        self.kl_coef = settings.kl_coef
-        self.alarms = Alarms()
-        self.rollout_step = 0
-        self.figures: dict[str, float] = {}
 
     def batch_plan(self, data: RecordDataModule) -> str:
         """Say in words what a rollout, a minibatch and a micro-batch are."""
-        return ppo_plan(
+        return online_plan(
             rollouts=self.options.rollouts,
             rollout_batch_size=self.options.rollout_batch_size,
+            group_size=self.options.group_size,
             minibatch_size=self.options.minibatch_size,
-            ppo_epochs=self.options.ppo_epochs,
+            epochs=self.options.ppo_epochs,
             micro_batch_size=self.context.training.size,
         )
 
-    def on_fit_start(self) -> None:
-        """Seed the draws of this run."""
-        self.generator = torch.Generator(self.device).manual_seed(self.context.seed)
-        self.shuffle = torch.Generator().manual_seed(self.context.seed)
-
     def training_step(self, prompts: PromptBatch, index: int) -> None:
         """Collect one rollout and learn from it."""
-        clock = Stopwatch()
-        rollout = collect_rollout(
-            self.policy,
-            self.reference,
-            self.value_model,
-            self.scorer,
-            prompts,
-            self.context.codec,
-            self.sampling,
-            self.generator,
-            micro_batches=self.context.training,
-            clock=clock,
-        )
-        if not sound(rollout, self.context.guard, self.policy, untrained=not self.rollout_step):
-            self._next_rollout()
-            return
-        experience = self._judge(rollout)
-        averages = Averages(self.context.ranks)
-        b, minibatch_size = len(rollout.sequences), self.options.minibatch_size
-        for _epoch in range(self.options.ppo_epochs):
-            for rows in iterate_minibatches(b, minibatch_size, self.shuffle):
-                self._update(experience, rows, averages)
-        clock.lap("train")
-        self._finish(rollout, experience, averages, clock.seconds)
+        clock, averages = Stopwatch(), Averages(self.context.ranks)
+        rollout = self._valued(self.collect(prompts, clock))
+        clock.lap("score")
+        untrained = not self.rollout_step
+        if sound(rollout, self.context.guard, self.policy, untrained=untrained):
+            experience = self._judge(rollout)
+            for rows in self.minibatches(rollout, self.options.ppo_epochs):
+                self._update(experience.select(rows), averages)
+            self._finish(rollout, experience, averages, clock)
+        self.next_rollout()
 
-    def _judge(self, rollout: Rollout) -> Experience:
+    def _valued(self, rollout: Rollout) -> ValuedRollout:
+        """Add what the value model expected at each token."""
+        ranks, training = self.context.ranks, self.context.training
+        with torch.no_grad():
+            values = ranks.map(self.value_model.values, rollout.sequences, training)
+        return ValuedRollout(**vars(rollout), old_values=values)
+
+    def _judge(self, rollout: ValuedRollout) -> ValuedExperience:
         """Turn what the roles said into what the losses need."""
         mask = rollout.sequences.response_mask
         scores = penalise_missing_stop(
@@ -215,65 +201,57 @@ class PPO(L.LightningModule):
         rewards = per_token_rewards(scores, kl, mask, self.kl_coef)
         discounts = {"gamma": self.options.gamma, "gae_lambda": self.options.gae_lambda}
         advantages, returns = gae(rewards, rollout.old_values, mask, **discounts)
-        return Experience(
+        return ValuedExperience(
             rollout.sequences,
             rollout.old_logprobs,
-            rollout.old_values,
             whiten(advantages, mask),  # once, over the whole rollout
+            rollout.old_values,
             returns,
         )
 
-    def _update(self, experience: Experience, rows: Tensor, averages: Averages) -> None:
-        """Take one optimizer step on some rows, in micro-batches.
+    def _update(self, minibatch: ValuedExperience, averages: Averages) -> None:
+        """Take one optimizer step for the policy and one for the value model.
 
         All of the policy's passes come before the value model's: on a shared base, switching
         roles between a forward pass and its backward would lose the gradient.
         """
-        minibatch = experience.select(rows)
+        policy, value = self.optimizers()  # type: ignore[attr-defined]
         tokens = minibatch.sequences.response_mask.sum()
-        share = self.context.ranks.share(torch.arange(len(rows)))
-
-        def passes(backward: Callable[..., None], size: int, seen: Averages) -> None:
-            for piece in split_micro_batches(share, size):
-                backward(minibatch.select(piece), tokens, seen)
-
-        (policy, value), evidence = self.optimizers(), partial(evidence_of, minibatch)  # type: ignore[attr-defined]
-        step = partial(take_step, self, evidence=evidence)
         if self._policy_trains:
-            first = None if averages else partial(check_first_ratio, self.policy, evidence)
-            policy_passes = partial(passes, self._policy_backward)
-            averages.update(step(policy, "policy", policy_passes, check=first))
-        averages.update(step(value, "value", partial(passes, self._value_backward)))
+            backward = partial(self._policy_backward, tokens)
+            averages.update(self.step("policy", policy, minibatch, backward, first=not averages))
+        backward = partial(self._value_backward, tokens)
+        averages.update(self.step("value", value, minibatch, backward))
 
-    def _policy_backward(self, batch: Experience, tokens: Tensor, averages: Averages) -> None:
+    def _policy_backward(self, tokens: Tensor, batch: ValuedExperience, seen: Averages) -> None:
         mask, clip = batch.sequences.response_mask, self.options.clip_range
         logprobs = self.policy(batch.sequences, temperature=self.options.temperature)
-        loss = policy_loss_terms(logprobs, batch.old_logprobs, batch.advantages, clip_range=clip)
+        compared = (logprobs, batch.old_logprobs, batch.advantages)
+        loss = policy_loss_terms(*compared, clip_range=clip)
         self.manual_backward(masked_sum(loss, mask) / tokens)
-        averages.add("policy/loss", loss, mask)
-        policy_metrics(averages, logprobs, batch, clip)
+        seen.add("policy/loss", loss, mask)
+        seen.add("policy/clip_fraction", clipped_tokens(*compared, clip_range=clip), mask)
+        policy_metrics(seen, logprobs, batch)
 
-    def _value_backward(self, batch: Experience, tokens: Tensor, averages: Averages) -> None:
+    def _value_backward(self, tokens: Tensor, batch: ValuedExperience, seen: Averages) -> None:
         mask, clip = batch.sequences.response_mask, self.options.value_clip_range
         values = self.value_model.values(batch.sequences)
         loss = value_loss_terms(values, batch.old_values, batch.returns, value_clip_range=clip)
         self.manual_backward(masked_sum(loss, mask) / tokens)
-        averages.add("value/loss", loss, mask)
+        seen.add("value/loss", loss, mask)
 
     def _finish(
         self,
-        rollout: Rollout,
-        experience: Experience,
+        rollout: ValuedRollout,
+        experience: ValuedExperience,
         averages: Averages,
-        seconds: dict[str, float],
+        clock: Stopwatch,
     ) -> None:
-        """Control the KL, step the schedules, count and log."""
-        seen = self.reward_model.head.seen
-        metrics: dict[str, float] = {
-            **rollout_metrics(rollout, experience.returns, self.kl_coef, seen),
-            **averages.means(),
-            **perf_metrics(rollout, seconds),
-        }
+        """Log, and control the KL."""
+        mask = rollout.sequences.response_mask
+        explained = explained_variance(rollout.old_values, experience.returns, mask).item()
+        more = {"value/explained_variance": explained}
+        metrics = self.report(rollout, averages, clock, more)
         if self.options.target_kl_per_sequence is not None and self._policy_trains:
             self.kl_coef = adaptive_kl_coef(
                 self.kl_coef,
@@ -282,16 +260,10 @@ class PPO(L.LightningModule):
                 horizon=self.options.kl_horizon,
                 episodes=len(rollout.sequences),
             )
-        metrics["policy/learning_rate"] = self.lr_schedulers()[0].get_last_lr()[0]  # type: ignore[index, assignment]
-        self._next_rollout()
-        assert self.logger is not None
-        self.logger.log_metrics(metrics, step=self.rollout_step)
-        self.log_dict(progress_figures(metrics), prog_bar=True, logger=False)
-        self.alarms.look(metrics)
-        self.print(rollout_line(self.rollout_step, self.options.rollouts, metrics))
 
-    def _next_rollout(self) -> None:
-        policy_schedule, value_schedule = self.lr_schedulers()  # type: ignore[misc]
+    def next_rollout(self) -> None:
+        """Step the schedules, the policy's only once it trains, and count."""
+        policy_schedule, value_schedule = self.schedules
         if self._policy_trains:
             policy_schedule.step()
         value_schedule.step()
@@ -304,47 +276,12 @@ class PPO(L.LightningModule):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One AdamW for the policy, one for the value model; stepped by hand."""
         options = self.options
-        shared: dict[str, Any] = {
-            "schedule": options.schedule,
-            "warmup_steps": options.warmup_rollouts,
-            "eps": 1e-5,  # as OpenAI's and later implementations of PPO have it
-        }
-        policy, policy_schedule = make_optimizer(
+        policy = self.optimizer_of(
             self.policy.trained_parameters(),
-            self.context.optimizer,
-            learning_rate=options.policy_learning_rate,
-            steps=options.rollouts - options.value_warmup_rollouts,
-            **shared,
+            options.policy_learning_rate,
+            options.rollouts - options.value_warmup_rollouts,
         )
-        value, value_schedule = make_optimizer(
-            self.value_model.trained_parameters(),
-            self.context.optimizer,
-            learning_rate=options.value_learning_rate,
-            steps=options.rollouts,
-            **shared,
+        value = self.optimizer_of(
+            self.value_model.trained_parameters(), options.value_learning_rate, options.rollouts
         )
-        return [policy, value], [policy_schedule, value_schedule]
-
-    def test_step(self, prompts: PromptBatch, index: int) -> None:
-        """Let reference and policy answer the same held-out prompts."""
-        self.comparison.add(prompts)
-
-    def on_test_epoch_start(self) -> None:
-        """Prepare the comparison of before and after."""
-        self.comparison = HeadToHead(
-            before=self.reference,
-            after=self.policy,
-            scorer=self.scorer,
-            gold=self.context.gold,
-            codec=self.context.codec,
-            sampling=self.sampling,
-            micro_batches=self.context.scoring,
-            seed=self.context.seed,
-        )
-
-    def on_test_epoch_end(self) -> None:
-        """Report what got better and by how much."""
-        before, after = self.comparison.compare()
-        figures = self.comparison.figures(before, after)
-        self.figures |= {f"ppo/{name}": value for name, value in figures.items()}
-        self.samples = side_by_side(before, after)[:SHOWN]
+        return [policy[0], value[0]], [policy[1], value[1]]
