@@ -1,5 +1,7 @@
 """What batch, minibatch and micro-batch mean in a run: the arithmetic, and the words."""
 
+from typing import Any
+
 
 def supervised_plan(
     steps: int, batch_size: int, micro_batch_size: int, records: int, kind: str
@@ -20,29 +22,17 @@ def supervised_plan(
     )
 
 
-def online_plan(
-    *,
-    rollouts: int,
-    rollout_batch_size: int,
-    group_size: int,
-    minibatch_size: int,
-    epochs: int,
-    micro_batch_size: int,
-) -> str:
+def online_plan(settings: Any, micro_batch_size: int) -> str:
     """Say what a run of rollouts will do.
 
     Args:
-        rollouts: in all.
-        rollout_batch_size: prompts in each.
-        group_size: responses to each prompt.
-        minibatch_size: responses per optimizer step.
-        epochs: passes over each rollout.
+        settings: of a stage that samples.
         micro_batch_size: responses per forward pass.
     """
-    updates = rollout_batch_size * group_size // minibatch_size
-    responses = "" if group_size == 1 else f" x {group_size} responses"
+    prompts, g, size = settings.rollout_batch_size, settings.group_size, settings.minibatch_size
+    responses = "" if g == 1 else f" x {g} responses"
     return (
-        f"{rollouts} rollouts; {rollout_batch_size} prompts{responses} per rollout "
-        f"-> {epochs} epochs x {updates} updates of {minibatch_size}; "
+        f"{settings.rollouts} rollouts; {prompts} prompts{responses} per rollout "
+        f"-> {settings.epochs} epochs x {prompts * g // size} updates of {size}; "
         f"micro-batch {micro_batch_size}"
     )

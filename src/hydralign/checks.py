@@ -190,6 +190,8 @@ def _check_stage(cfg: DictConfig, stage: DictConfig, where: str) -> None:
         _check_word(f"{where}.schedule", settings.schedule, SCHEDULES)
     for kind in said.records:
         check_offered(kind, cfg.data.name, cfg.data.records)
+    if hasattr(settings, "group_size"):
+        _check_minibatches(settings, where)
     devices = cfg.hardware.devices
     key = "minibatch_size" if hasattr(settings, "minibatch_size") else "batch_size"
     size = getattr(settings, key)
@@ -197,6 +199,22 @@ def _check_stage(cfg: DictConfig, stage: DictConfig, where: str) -> None:
         raise UserError(
             f"hardware.devices={devices} does not divide {where}.{key}={size}: every device takes "
             "the same share of a step."
+        )
+
+
+def _check_minibatches(settings: Any, where: str) -> None:
+    """Check that minibatches cut a rollout evenly, and no group in two."""
+    g, size = settings.group_size, settings.minibatch_size
+    prompts, groups = settings.rollout_batch_size, "" if g == 1 else f" x group_size={g}"
+    if size % g:
+        raise UserError(
+            f"{where}.group_size={g} does not divide {where}.minibatch_size={size}: the responses "
+            "to one prompt stay together."
+        )
+    if prompts * g % size:
+        raise UserError(
+            f"{where}.minibatch_size={size} does not divide the responses of a rollout: "
+            f"{where}.rollout_batch_size={prompts}{groups}."
         )
 
 

@@ -103,8 +103,8 @@ def test_a_value_out_of_bounds_is_told_before_anything_is_read(typed, mistyped, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "No stage is chosen: stage=OPTION. Options of stage: dpo, ppo, reward, rlhf, sft."),
-        (["stage="], "stage= does not exist. Options of stage: dpo, ppo, reward, rlhf, sft."),
+        ([], "No stage is chosen: stage=OPTION. Options of stage: dpo, grpo, ppo, reward, rlhf, rloo, sft."),
+        (["stage="], "stage= does not exist. Options of stage: dpo, grpo, ppo, reward, rlhf, rloo, sft."),
         (["stage=null"], "stage=null: a group needs one of its options."),
         (["stage", "sft"], "'stage' sets nothing: write key=value or group=option."),
         (["stage=sft", "data.splits={train:1"], "'data.splits={train:1' cannot be read: "),
@@ -114,7 +114,23 @@ def test_a_value_out_of_bounds_is_told_before_anything_is_read(typed, mistyped, 
             "model.lora.rank=8: model.lora is null in this config, so there is nothing to set in ",
         ),
         (["stage=rlhf", "stage.chain=[sft,rewrd]"], "stage.rewrd does not exist. Did you mean "),
-        (["stage=ppo", "stage.minibatch_size=24"], "stage: minibatch_size=24 does not divide "),
+        (
+            ["stage=ppo", "stage.minibatch_size=24"],
+            "stage.minibatch_size=24 does not divide the responses of a rollout: "
+            "stage.rollout_batch_size=64.",
+        ),
+        (
+            ["stage=rloo", "stage.group_size=3"],
+            "stage.group_size=3 does not divide stage.minibatch_size=64: the responses to one ",
+        ),
+        (
+            ["stage=grpo", "stage.rollout_batch_size=12"],
+            "stage.minibatch_size=64 does not divide the responses of a rollout: "
+            "stage.rollout_batch_size=12 x group_size=8.",
+        ),
+        (["stage=grpo", "stage.group_size=1"], "stage: group_size=1: a group has at least 2 "),
+        (["stage=grpo", "stage.kl_estimator=k1"], "stage: kl_estimator=k1 does not exist. Choose "),
+        (["stage=grpo", "stage.denominator=rows"], "stage: denominator=rows: choose tokens or "),
         (["stage=ppo", "stage.rollouts=2"], "stage: value_warmup_rollouts=4 leaves the policy "),
         (
             ["stage=sft", "hardware.devices=3"],
@@ -198,7 +214,7 @@ def test_the_config_is_printed_with_what_was_chosen(typed, capsys):
 def test_help_lists_every_group_and_key(typed, capsys, chosen):
     assert typed(*chosen, flags=["--help"]) == 0
     printed = capsys.readouterr().out
-    assert "\nstage: dpo, ppo, reward, rlhf, sft\n" in printed
+    assert "\nstage: dpo, grpo, ppo, reward, rlhf, rloo, sft\n" in printed
     assert "\nhardware: cpu, gpu_12gb, gpu_16gb, gpu_24gb, gpu_8gb, multi_gpu\n" in printed
     assert "\nmodel: gpt2, llama3.1_8b_lora," in printed
     assert "train_micro_batch_size: 64" in printed

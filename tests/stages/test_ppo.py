@@ -90,8 +90,8 @@ def test_the_score_rises(make_stage, make_data, fit):
 def test_a_fresh_value_model_ends_on_the_score_before_its_last_token(make_stage, make_data, fit):
     """Value model and reward model start alike: the value before token t is the score at t - 1."""
     stage, kept = make_stage(PPO), []
-    valued = stage._valued
-    stage._valued = lambda rollout: kept.append(valued(rollout)) or kept[-1]
+    collect = stage.collect
+    stage.collect = lambda *args: kept.append(collect(*args)) or kept[-1]
     start = {name: x.clone() for name, x in stage.reward_model.state_dict().items()}
     fit(stage, make_data(stage))
     stage.reward_model.load_state_dict(start)

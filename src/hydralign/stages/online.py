@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from hydralign.batch_plan import online_plan
 from hydralign.data.collate import PromptBatch
+from hydralign.data.module import RecordDataModule
 from hydralign.models.roles import ScalarRole, TextRole
 from hydralign.rl.experience import Experience
 from hydralign.rl.minibatches import iterate_minibatches, split_micro_batches
@@ -21,7 +23,7 @@ from hydralign.stages.alarms import Alarms
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
 from hydralign.stages.evaluation import HeadToHead, side_by_side
-from hydralign.stages.guards import check_first_ratio, evidence_of
+from hydralign.stages.guards import check_first_ratio, evidence_of, sound
 from hydralign.stages.metrics import (
     perf_metrics,
     progress_figures,
@@ -76,10 +78,42 @@ class OnlineStage(L.LightningModule):
         self.rollout_step = 0
         self.figures: dict[str, float] = {}
 
+    def batch_plan(self, data: RecordDataModule) -> str:
+        """Say in words what a rollout, a minibatch and a micro-batch are."""
+        return online_plan(self.options, self.context.training.size)
+
     def on_fit_start(self) -> None:
         """Seed the draws of this run."""
         self.generator = torch.Generator(self.device).manual_seed(self.context.seed)
         self.shuffle = torch.Generator().manual_seed(self.context.seed)
+
+    def training_step(self, prompts: PromptBatch, index: int) -> None:
+        """Collect one rollout and learn from it."""
+        clock, averages = Stopwatch(), Averages(self.context.ranks)
+        rollout = self.collect(prompts, clock)
+        if sound(rollout, self.context.guard, self.policy, untrained=not self.rollout_step):
+            experience, figures = self.judge(rollout)
+            for rows in self.minibatches(rollout):
+                self.update(experience.select(rows), averages)
+            self.report(rollout, averages, clock, figures)
+        self.next_rollout()
+
+    def judge(self, rollout: Any) -> tuple[Any, dict[str, float]]:
+        """Turn what the roles said into what the losses need, and say what it was like.
+
+        Args:
+            rollout: what `collect` has returned.
+        """
+        raise NotImplementedError
+
+    def update(self, minibatch: Any, averages: Averages) -> None:
+        """Take one optimizer step for each role that trains.
+
+        Args:
+            minibatch: some rows of what `judge` has returned.
+            averages: of the rollout; empty before its first step.
+        """
+        raise NotImplementedError
 
     def collect(self, prompts: PromptBatch, clock: Stopwatch) -> Rollout:
         """Sample a group of responses to each prompt, and have them judged."""
@@ -95,19 +129,18 @@ class OnlineStage(L.LightningModule):
             clock=clock,
         )
 
-    def minibatches(self, rollout: Rollout, epochs: int) -> Iterator[Tensor]:
+    def minibatches(self, rollout: Rollout) -> Iterator[Tensor]:
         """Go through a rollout in fresh orders, groups kept together.
 
         Args:
             rollout: b responses.
-            epochs: passes over it.
 
         Yields:
             (minibatch_size,) row numbers.
         """
         g = self.options.group_size
         groups, together = len(rollout.sequences) // g, self.options.minibatch_size // g
-        for _epoch in range(epochs):
+        for _epoch in range(self.options.epochs):
             for chosen in iterate_minibatches(groups, together, self.shuffle):
                 yield (chosen.unsqueeze(-1) * g + torch.arange(g)).flatten()
 
@@ -144,7 +177,7 @@ class OnlineStage(L.LightningModule):
         rollout: Rollout,
         averages: Averages,
         clock: Stopwatch,
-        more: Mapping[str, float],
+        figures: Mapping[str, float],
     ) -> dict[str, float]:
         """Log what a rollout and the steps on it came to.
 
@@ -152,13 +185,13 @@ class OnlineStage(L.LightningModule):
             rollout: that was learned from.
             averages: of the steps.
             clock: of the phases; what it has not booked yet was training.
-            more: figures that only this stage has.
+            figures: that only this stage has.
         """
         clock.lap("train")
         step = self.rollout_step + 1
         metrics = {
             **rollout_metrics(rollout, self.kl_coef, self.reward_model.head.seen),
-            **more,
+            **figures,
             **averages.means(),
             **perf_metrics(rollout, clock.seconds),
             "policy/learning_rate": self.schedules[0].get_last_lr()[0],
@@ -180,6 +213,15 @@ class OnlineStage(L.LightningModule):
     def schedules(self) -> list[Any]:
         """Of the learning rates, the policy's first."""
         return [config.scheduler for config in self.trainer.lr_scheduler_configs]
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
+        """One AdamW for the policy, stepped by hand."""
+        optimizer, schedule = self.optimizer_of(
+            self.policy.trained_parameters(),
+            self.options.policy_learning_rate,
+            self.options.rollouts,
+        )
+        return [optimizer], [schedule]
 
     def optimizer_of(
         self, parameters: list[torch.nn.Parameter], learning_rate: float, rollouts: int

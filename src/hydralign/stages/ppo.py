@@ -5,6 +5,7 @@ One step, in order: 1 collect a rollout, 2 rewards, 3 advantages, 4 minibatches,
 Stiennon et al. 2020 (arXiv 2009.01325) apply it to language models.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,9 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from hydralign.batch_plan import online_plan
 from hydralign.data.collate import PromptBatch
-from hydralign.data.module import RecordDataModule
 from hydralign.models.assembly import RoleSpec
 from hydralign.models.roles import ScalarRole, TextRole
 from hydralign.rl.advantages import gae
@@ -33,7 +32,6 @@ from hydralign.rollout.collect import Rollout
 from hydralign.rollout.stopwatch import Stopwatch
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
-from hydralign.stages.guards import sound
 from hydralign.stages.metrics import policy_metrics
 from hydralign.stages.online import OnlineStage
 
@@ -84,18 +82,15 @@ class PPOSettings:
 
     group_size = 1
     """Responses to each prompt."""
+    epochs = property(lambda self: self.ppo_epochs)
+    """Passes over each rollout."""
     steps = property(lambda self: self.rollouts)
     """Batches that the data module hands out."""
     batch_size = property(lambda self: self.rollout_batch_size)
     """Prompts in each."""
 
     def __post_init__(self) -> None:
-        """Check that the batch sizes divide and that the policy gets to train."""
-        if self.rollout_batch_size % self.minibatch_size:
-            raise ValueError(
-                f"minibatch_size={self.minibatch_size} does not divide "
-                f"rollout_batch_size={self.rollout_batch_size}"
-            )
+        """Check that the policy gets to train."""
         if self.value_warmup_rollouts >= self.rollouts:
             raise ValueError(
                 f"value_warmup_rollouts={self.value_warmup_rollouts} leaves the policy none of "
@@ -160,39 +155,17 @@ class PPO(OnlineStage):
         )
         self.value_model = value_model
 
-    def batch_plan(self, data: RecordDataModule) -> str:
-        """Say in words what a rollout, a minibatch and a micro-batch are."""
-        return online_plan(
-            rollouts=self.options.rollouts,
-            rollout_batch_size=self.options.rollout_batch_size,
-            group_size=self.options.group_size,
-            minibatch_size=self.options.minibatch_size,
-            epochs=self.options.ppo_epochs,
-            micro_batch_size=self.context.training.size,
-        )
-
-    def training_step(self, prompts: PromptBatch, index: int) -> None:
-        """Collect one rollout and learn from it."""
-        clock, averages = Stopwatch(), Averages(self.context.ranks)
-        rollout = self._valued(self.collect(prompts, clock))
-        clock.lap("score")
-        untrained = not self.rollout_step
-        if sound(rollout, self.context.guard, self.policy, untrained=untrained):
-            experience = self._judge(rollout)
-            for rows in self.minibatches(rollout, self.options.ppo_epochs):
-                self._update(experience.select(rows), averages)
-            self._finish(rollout, experience, averages, clock)
-        self.next_rollout()
-
-    def _valued(self, rollout: Rollout) -> ValuedRollout:
-        """Add what the value model expected at each token."""
+    def collect(self, prompts: PromptBatch, clock: Stopwatch) -> ValuedRollout:
+        """Sample and judge, and add what the value model expected at each token."""
+        rollout = super().collect(prompts, clock)
         ranks, training = self.context.ranks, self.context.training
         with torch.no_grad():
             values = ranks.map(self.value_model.values, rollout.sequences, training)
+        clock.lap("score")
         return ValuedRollout(**vars(rollout), old_values=values)
 
-    def _judge(self, rollout: ValuedRollout) -> ValuedExperience:
-        """Turn what the roles said into what the losses need."""
+    def judge(self, rollout: ValuedRollout) -> tuple[ValuedExperience, dict[str, float]]:
+        """Turn what the roles said into what the losses need, and say how good the values were."""
         mask = rollout.sequences.response_mask
         scores = penalise_missing_stop(
             rollout.scores, rollout.responses.finished, self.options.missing_stop_penalty
@@ -201,15 +174,17 @@ class PPO(OnlineStage):
         rewards = per_token_rewards(scores, kl, mask, self.kl_coef)
         discounts = {"gamma": self.options.gamma, "gae_lambda": self.options.gae_lambda}
         advantages, returns = gae(rewards, rollout.old_values, mask, **discounts)
-        return ValuedExperience(
+        experience = ValuedExperience(
             rollout.sequences,
             rollout.old_logprobs,
             whiten(advantages, mask),  # once, over the whole rollout
             rollout.old_values,
             returns,
         )
+        explained = explained_variance(rollout.old_values, returns, mask).item()
+        return experience, {"value/explained_variance": explained}
 
-    def _update(self, minibatch: ValuedExperience, averages: Averages) -> None:
+    def update(self, minibatch: ValuedExperience, averages: Averages) -> None:
         """Take one optimizer step for the policy and one for the value model.
 
         All of the policy's passes come before the value model's: on a shared base, switching
@@ -240,18 +215,15 @@ class PPO(OnlineStage):
         self.manual_backward(masked_sum(loss, mask) / tokens)
         seen.add("value/loss", loss, mask)
 
-    def _finish(
+    def report(
         self,
-        rollout: ValuedRollout,
-        experience: ValuedExperience,
+        rollout: Rollout,
         averages: Averages,
         clock: Stopwatch,
-    ) -> None:
+        figures: Mapping[str, float],
+    ) -> dict[str, float]:
         """Log, and control the KL."""
-        mask = rollout.sequences.response_mask
-        explained = explained_variance(rollout.old_values, experience.returns, mask).item()
-        more = {"value/explained_variance": explained}
-        metrics = self.report(rollout, averages, clock, more)
+        metrics = super().report(rollout, averages, clock, figures)
         if self.options.target_kl_per_sequence is not None and self._policy_trains:
             self.kl_coef = adaptive_kl_coef(
                 self.kl_coef,
@@ -260,6 +232,7 @@ class PPO(OnlineStage):
                 horizon=self.options.kl_horizon,
                 episodes=len(rollout.sequences),
             )
+        return metrics
 
     def next_rollout(self) -> None:
         """Step the schedules, the policy's only once it trains, and count."""
