@@ -37,7 +37,7 @@ from hydralign.artifacts import write_json
 from hydralign.data.module import RecordDataModule
 from hydralign.data_source import DataSource
 from hydralign.memory import forget_peak, peak_memory_gb
-from hydralign.model_source import build_codec, describe_model
+from hydralign.model_source import build_codec, describe_model, wanted_roles
 from hydralign.models.assembly import RoleSpec, make_roles, suit_machine
 from hydralign.models.quantization import (
     guard_quantized_,
@@ -220,7 +220,7 @@ def built(cfg: DictConfig, folder: Path) -> tuple[Any, RecordDataModule, MemoryP
     plan = build.plan_run(cfg, stage, settings, data, folder)
     micro_batches = build.build_micro_batches(cfg, settings, data, plan)
     context, _ = build.build_context(cfg, stage, data, source, codec, micro_batches)
-    module = stage(settings, context, **random_roles(cfg, stage.roles))
+    module = stage(settings, context, **random_roles(cfg, wanted_roles(cfg, stage)))
     return module, data, plan, build.build_trainer(cfg, module, data, context, None, folder, "")
 
 

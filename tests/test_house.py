@@ -34,6 +34,7 @@ MODULES = {
     "config": set(),
     "inputs": {"artifacts"},
     "data_source": {"data", "models", "rewards"},
+    "reward_source": {"config", "rewards"},
     "checks": {"config", "data", "inputs"},
     "explain": {"data"},
     "record": {"artifacts"},
@@ -49,7 +50,15 @@ MODULES = {
         "planning",
         "rl",
     },
-    "build": {*ROOMS, "artifacts", "config", "data_source", "inputs", "model_source"}
+    "build": {
+        *ROOMS,
+        "artifacts",
+        "config",
+        "data_source",
+        "inputs",
+        "model_source",
+        "reward_source",
+    }
     | {"planner"} - {"rewards", "rl"},
     "run": {
         "build",
@@ -73,7 +82,7 @@ SMALL = {
 }
 """Small modules of no room's own, and who may use them."""
 KNOW_HYDRA = {"config", "build", "inputs", "run", "cli", "checks", "explain"}
-KNOW_HYDRA |= {"data_source", "model_source", "planner", "record"}
+KNOW_HYDRA |= {"data_source", "model_source", "planner", "record", "reward_source"}
 
 
 def room(path):

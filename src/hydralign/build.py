@@ -37,6 +37,7 @@ from hydralign.models.codec import Codec
 from hydralign.planner import WATCHED_PROMPTS, Planner, found
 from hydralign.planning.plan import MemoryPlan
 from hydralign.ranks import Ranks
+from hydralign.reward_source import build_rewards
 from hydralign.stages.context import StageContext
 from hydralign.stages.guards import Guard
 
@@ -228,6 +229,7 @@ def build_context(
         side_prompts=side,
         seed=cfg.seed,
         ranks=Ranks.here(hardware.devices),
+        rewards=build_rewards(cfg.rewards) if "reward_model" in stage.inputs else (),
     )
     return context, held_out[0] if held_out else None
 

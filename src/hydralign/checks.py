@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from hydralign.config import check_numbers, outline, read_settings
+from hydralign.config import BUILT_IN_SCORERS, check_numbers, outline, read_settings
 from hydralign.data.datasets import check_offered
 from hydralign.data.sources import READERS, check_file
 from hydralign.data.splits import HashSplitter
@@ -59,6 +60,7 @@ def check_settings(cfg: DictConfig) -> None:
     _check_values(cfg)
     _check_model(cfg.model)
     _check_data(cfg.data)
+    _check_rewards(cfg.rewards)
     for where, stage in _stages(cfg):
         _check_stage(cfg, stage, where)
 
@@ -181,6 +183,27 @@ def _check_data(data: DictConfig) -> None:
                 f"data={data.name} needs a file of yours ({', '.join(READERS)}): data.path=FILE."
             )
         check_file(data.source.path)
+
+
+def _check_rewards(rewards: Sequence[DictConfig]) -> None:
+    """Check that there is a scorer, and that each can be one."""
+    if not rewards:
+        raise UserError("rewards=[]: something must score the responses, such as reward_model.")
+    for name in (reward.scorer for reward in rewards):
+        module = BUILT_IN_SCORERS.get(name, name).rpartition(".")[0]
+        if name != "reward_model" and not _exists(module):
+            known = ["reward_model", *BUILT_IN_SCORERS]
+            raise UserError(
+                f"rewards: there is no scorer {name!r}.{nearest(name, known)} Or write the import "
+                "path of a function of yours: package.module.function."
+            )
+
+
+def _exists(module: str) -> bool:
+    try:
+        return bool(module) and importlib.util.find_spec(module) is not None
+    except ImportError:  # a package above it is not there
+        return False
 
 
 def _check_stage(cfg: DictConfig, stage: DictConfig, where: str) -> None:

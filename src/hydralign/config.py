@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import II, MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hydralign.errors import UserError, nearest, what_is_wrong
@@ -57,6 +57,30 @@ class ModelConfig:
     """null trains all weights, and every role owns a copy of the network."""
 
 
+BUILT_IN_SCORERS = {
+    "classifier": "hydralign.rewards.classifier.Classifier",
+    "exact_number": "hydralign.rewards.rules.exact_number",
+    "length": "hydralign.rewards.rules.length",
+    "matches": "hydralign.rewards.rules.matches",
+    "sections": "hydralign.rewards.rules.sections",
+    "vader": "hydralign.rewards.vader.vader_compound",
+}
+"""Short names, besides `reward_model`."""
+
+
+@dataclass
+class RewardConfig:
+    """One scorer of responses."""
+
+    scorer: str = "reward_model"
+    """`reward_model`; a rule: exact_number, matches, length, sections, vader; classifier; or the
+    import path of a function of prompts, responses and answers that returns scores."""
+    weight: float = 1.0
+    """In the sum that is a response's score."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """More arguments of the function."""
+
+
 @dataclass
 class DataConfig:
     """Records: where they come from and which a stage may ask for."""
@@ -88,6 +112,8 @@ class DataConfig:
     """Pairs whose ratings lie closer are left out, by split."""
     gold: dict[str, Any] | None = None
     """A rule that scores responses and that no stage trains on."""
+    rewards: list[RewardConfig] = field(default_factory=lambda: [RewardConfig()])
+    """What scores responses to these prompts, if the run does not say."""
 
 
 @dataclass
@@ -130,6 +156,8 @@ class RunConfig:
     """What is optimised; its fields are the settings dataclass in the stage's own file."""
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     logger: Any = MISSING
+    rewards: list[RewardConfig] = II("data.rewards")
+    """Scorers of the stages that sample; a response's score is their weighted sum."""
     seed: int = 0
     outputs: str = "outputs"
     """Where earlier runs are looked for."""

@@ -116,7 +116,7 @@ class DataSource:
         """Return the rule that scores responses and is never trained on, if there is one."""
         if self.data.gold is None:
             return None
-        return RuleScorer(get_method(self.data.gold["_target_"]))
+        return RuleScorer(get_method(self.data.gold["_target_"]), "gold")
 
     def _read(self) -> Any:
         if self._rows is None:

@@ -78,7 +78,7 @@ def find_inputs(
     """
     inputs = {}
     wanted = lineage(cfg)
-    for name, maker in stage.inputs.items():
+    for name, maker in wanted_inputs(cfg, stage).items():
         named = getattr(settings, name)
         if named is not None:
             inputs[name] = Path(named)
@@ -91,6 +91,17 @@ def find_inputs(
     check_whole(cfg, inputs)
     _check_templates(inputs)
     return inputs
+
+
+def wanted_inputs(cfg: DictConfig, stage: Any) -> dict[str, str]:
+    """Return the inputs of a stage, without a reward model where it does not score."""
+    kept = stage.inputs if scores_by_model(cfg) else set(stage.inputs) - {"reward_model"}
+    return {name: maker for name, maker in stage.inputs.items() if name in kept}
+
+
+def scores_by_model(cfg: DictConfig) -> bool:
+    """Say whether the reward model is among the scorers of a run."""
+    return any(reward.scorer == "reward_model" for reward in cfg.rewards)
 
 
 def check_whole(cfg: DictConfig, inputs: Mapping[str, Path]) -> None:
@@ -164,6 +175,9 @@ def config_hash(cfg: DictConfig, inputs: Mapping[str, Path]) -> str:
         key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "data", "stage")
     }
     parts["model"].pop("made_by", None)  # advice, which changes no result
+    parts["data"].pop("rewards")
+    if "reward_model" in cfg.stage:
+        parts["rewards"] = OmegaConf.to_container(cfg.rewards, resolve=True)
     if cfg.model.source is not None:
         parts["model"].pop("architecture")  # what the source is, for the memory plan
         parts["model"]["source"] = _named(cfg.model.source)

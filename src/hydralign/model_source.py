@@ -1,6 +1,7 @@
 """A model config as objects: its tokenizer, and the roles that a stage asks for."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydralign.data.pypi import cache_folder
 from hydralign.data_source import DataSource
-from hydralign.inputs import read_manifest
+from hydralign.inputs import read_manifest, wanted_inputs
 from hydralign.models.adapters import LoraShape
-from hydralign.models.assembly import StartingPoint, make_roles, suit_machine
+from hydralign.models.assembly import RoleSpec, StartingPoint, make_roles, suit_machine
 from hydralign.models.codec import Codec, make_codec
 from hydralign.models.loading import BaseModel, find_config, load_tokenizer
 from hydralign.models.quantization import Quantization
@@ -38,7 +39,7 @@ def build_roles(
     model, base = cfg.model, _base_model(cfg.model, _device(cfg.hardware.accelerator))
     starts = {name: _starting_point(path) for name, path in inputs.items()}
     size: dict[str, int] = {"vocab_size": vocab_size, "seed": cfg.seed}
-    roles = make_roles(base, _lora_shape(model.lora), stage.roles, starts, **size)
+    roles = make_roles(base, _lora_shape(model.lora), wanted_roles(cfg, stage), starts, **size)
     suit_machine(
         roles,
         checkpoints=cfg.hardware.gradient_checkpointing,
@@ -46,6 +47,18 @@ def build_roles(
         attention=cfg.hardware.attention,
     )
     return roles
+
+
+def wanted_roles(cfg: DictConfig, stage: Any) -> dict[str, RoleSpec]:
+    """Return the roles of a stage; where no reward model scores, a value model starts afresh."""
+    if "reward_model" in wanted_inputs(cfg, stage) or "reward_model" not in stage.inputs:
+        return dict(stage.roles)
+    afresh = {"starts_from": "policy", "new_head": True}
+    return {
+        name: replace(spec, **afresh) if spec.starts_from == "reward_model" else spec
+        for name, spec in stage.roles.items()
+        if spec.trained or spec.starts_from != "reward_model"
+    }
 
 
 def describe_model(model: DictConfig) -> tuple[FakeBase, LoraShape | None]:

@@ -20,7 +20,7 @@ from hydralign.data.pypi import cache_folder
 from hydralign.data.splits import Splits
 from hydralign.errors import UserError
 from hydralign.memory import free_bytes, resident_bytes
-from hydralign.model_source import describe_model
+from hydralign.model_source import describe_model, wanted_roles
 from hydralign.planning.dry_run import PHASE_KINDS, Workload
 from hydralign.planning.plan import CARD_OVERHEAD_GB, MemoryPlan, plan_memory
 from hydralign.planning.remedies import Remedy, remedies
@@ -91,7 +91,7 @@ class Planner:
             extent: of its records.
         """
         self.cfg = cfg
-        self.specs = stage.roles
+        self.specs = wanted_roles(cfg, stage)
         broken = 0 if self.on_gpu else broken_below(returned=cfg.hardware.return_freed_memory)
         self.work = _workload(cfg, stage, settings, extent, broken)
         self.base, self.shape = describe_model(cfg.model)

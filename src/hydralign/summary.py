@@ -9,27 +9,33 @@ from rich.markup import escape
 from rich.table import Table
 
 BEFORE_AND_AFTER = (
-    ("ppo/score_before", "ppo/score_after", "score by the reward model"),
-    ("ppo/gold_before", "ppo/gold_after", "gold score (never trained on)"),
-    ("ppo/eos_rate_before", "ppo/eos_rate", "responses that stop by themselves"),
-    ("ppo/response_length_before", "ppo/response_length", "tokens per response"),
-    ("ppo/distinct_responses_before", "ppo/distinct_responses", "share of distinct responses"),
-    ("ppo/distinct_bigrams_before", "ppo/distinct_bigrams", "share of distinct word pairs"),
+    ("score_before", "score_after", "score that was trained on"),
+    ("gold_before", "gold_after", "gold score (never trained on)"),
+    ("eos_rate_before", "eos_rate", "responses that stop by themselves"),
+    ("response_length_before", "response_length", "tokens per response"),
+    ("distinct_responses_before", "distinct_responses", "share of distinct responses"),
+    ("distinct_bigrams_before", "distinct_bigrams", "share of distinct word pairs"),
 )
+"""Figures of a stage, without its name, and what they mean."""
 
 
 def final_table(figures: Mapping[str, float]) -> str:
     """Return the figures as a table, those with a before and an after side by side.
 
     Args:
-        figures: by name, `group/name`.
+        figures: by name, `stage/name`.
     """
-    paired = {name for before, after, _ in BEFORE_AND_AFTER for name in (before, after)}
-    table = Table("figure", "before", "after", "change")
-    for before, after, meaning in BEFORE_AND_AFTER:
-        if before in figures and after in figures:
-            old, new = figures[before], figures[after]
-            table.add_row(meaning, f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
+    pairs = [
+        (f"{stage}/{before}", f"{stage}/{after}", stage, meaning)
+        for stage in dict.fromkeys(name.partition("/")[0] for name in figures)
+        for before, after, meaning in BEFORE_AND_AFTER
+        if f"{stage}/{before}" in figures and f"{stage}/{after}" in figures
+    ]
+    table = Table("stage", "figure", "before", "after", "change")
+    for before, after, stage, meaning in pairs:
+        old, new = figures[before], figures[after]
+        table.add_row(stage, meaning, f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
+    paired = {name for before, after, *_ in pairs for name in (before, after)}
     singles = Table("figure", "value")
     for name, value in figures.items():
         if name not in paired:

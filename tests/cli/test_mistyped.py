@@ -13,6 +13,8 @@ OPTIONS = {
     "logger": ("logger=tensorbord", "tensorboard"),
 }
 
+STAGES = "dpo, grpo, ppo, reward, rlhf, rloo, sft"
+
 
 @pytest.mark.parametrize("group", OPTIONS)
 def test_an_unknown_option_names_the_nearest_and_lists_the_others(typed, group):
@@ -103,8 +105,8 @@ def test_a_value_out_of_bounds_is_told_before_anything_is_read(typed, mistyped, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "No stage is chosen: stage=OPTION. Options of stage: dpo, grpo, ppo, reward, rlhf, rloo, sft."),
-        (["stage="], "stage= does not exist. Options of stage: dpo, grpo, ppo, reward, rlhf, rloo, sft."),
+        ([], f"No stage is chosen: stage=OPTION. Options of stage: {STAGES}."),
+        (["stage="], f"stage= does not exist. Options of stage: {STAGES}."),
         (["stage=null"], "stage=null: a group needs one of its options."),
         (["stage", "sft"], "'stage' sets nothing: write key=value or group=option."),
         (["stage=sft", "data.splits={train:1"], "'data.splits={train:1' cannot be read: "),
@@ -127,6 +129,15 @@ def test_a_value_out_of_bounds_is_told_before_anything_is_read(typed, mistyped, 
             ["stage=grpo", "stage.rollout_batch_size=12"],
             "stage.minibatch_size=64 does not divide the responses of a rollout: "
             "stage.rollout_batch_size=12 x group_size=8.",
+        ),
+        (["stage=grpo", "rewards=[]"], "rewards=[]: something must score the responses, such as "),
+        (
+            ["stage=grpo", "rewards=[{scorer: exact_numbr}]"],
+            "rewards: there is no scorer 'exact_numbr'. Did you mean exact_number? Or write the ",
+        ),
+        (
+            ["stage=grpo", "rewards=[{scorer: nowhere.to.be.found}]"],
+            "rewards: there is no scorer 'nowhere.to.be.found'.",
         ),
         (["stage=grpo", "stage.group_size=1"], "stage: group_size=1: a group has at least 2 "),
         (["stage=grpo", "stage.kl_estimator=k1"], "stage: kl_estimator=k1 does not exist. Choose "),

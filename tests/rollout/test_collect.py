@@ -5,10 +5,10 @@ from torch.testing import assert_close
 from hydralign.data.collate import collate_prompts
 from hydralign.data.examples import PromptExample
 from hydralign.micro_batches import MicroBatches
-from hydralign.rewards.scorers import RewardModelScorer, RuleScorer
+from hydralign.rewards.scorers import RewardModelScorer
 from hydralign.rl.minibatches import iterate_minibatches
 from hydralign.rollout.collect import collect_rollout
-from hydralign.rollout.sampling import Responses, Sampling
+from hydralign.rollout.sampling import Sampling
 from hydralign.rollout.stopwatch import Stopwatch
 from hydralign.stages.ppo import PPO
 
@@ -105,16 +105,3 @@ def test_the_clock_tells_sampling_from_judging(toys, roles):
     clock.lap("score")
     assert list(clock.seconds) == ["generate", "score"]
     assert all(value >= 0 for value in clock.seconds.values())
-
-
-def test_a_rule_reads_prompts_and_responses_as_text(rollout):
-    def rule(prompts, responses):
-        return [
-            len(prompt) - 10 * len(text) for prompt, text in zip(prompts, responses, strict=True)
-        ]
-
-    texts = Responses(
-        rollout.sequences, rollout.responses.finished, ("ab", ""), ("c", "def"), (None,) * 2
-    )
-    scores = RuleScorer(rule)(texts)
-    assert (scores.tolist(), scores.dtype) == ([-8.0, -30.0], torch.float32)

@@ -110,7 +110,7 @@ def test_a_fresh_value_model_ends_on_the_score_before_its_last_token(make_stage,
 def test_figures_compare_the_policy_before_and_after(make_stage, make_data, fit, context):
     stage = make_stage(PPO, rollouts=2, policy_learning_rate=1e-2)
     # A rule that nothing trains on: the number of z in the response.
-    gold = RuleScorer(lambda prompts, texts: [float(text.count("z")) for text in texts])
+    gold = RuleScorer(lambda prompts, texts, _: [float(text.count("z")) for text in texts])
     object.__setattr__(stage.context, "gold", gold)
     fit(stage, make_data(stage), test=True)
     figures = {name.removeprefix("ppo/"): value for name, value in stage.figures.items()}

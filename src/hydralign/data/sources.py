@@ -10,19 +10,22 @@ from hydralign.data.rows import Row
 from hydralign.errors import UserError
 
 
-def load_rows(path: str, split: str = "train", columns: Sequence[str] = ()) -> list[Row]:
+def load_rows(
+    path: str, split: str = "train", columns: Sequence[str] = (), name: str | None = None
+) -> list[Row]:
     """Read all rows of a data set.
 
     Args:
         path: a local file (json, jsonl, csv or parquet), or the id of a data set on the hub.
         split: which split to read on the hub; a local file has none.
         columns: columns that every row must have.
+        name: which configuration to read on the hub, where it has several.
 
     Raises:
         UserError: if the file or the data set cannot be read, is empty, or lacks a column.
     """
     file = check_file(path)
-    rows = _read_file(file) if file is not None else _read_hub(path, split)
+    rows = _read_file(file) if file is not None else _read_hub(path, name, split)
     if not rows:
         raise UserError(f"{path} has no rows.")
     for row in rows:
@@ -120,11 +123,11 @@ def _read_parquet(file: Path) -> list[Row]:
     return _numbered(values)
 
 
-def _read_hub(path: str, split: str) -> list[Row]:
+def _read_hub(path: str, name: str | None, split: str) -> list[Row]:
     import datasets
 
     try:
-        return _numbered(datasets.load_dataset(path, split=split))
+        return _numbered(datasets.load_dataset(path, name, split=split))
     except Exception as error:  # its errors have no common base: offline, no such id, no such split
         raise UserError(
             f"Could not load split {split!r} of {path!r} from the hub: "

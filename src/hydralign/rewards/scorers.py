@@ -1,17 +1,23 @@
-"""The two kinds of scorer: a reward model, and a rule over texts."""
+"""What scores a response: a reward model, a rule over texts, or a weighted sum of several."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from hydralign.errors import UserError
 from hydralign.micro_batches import MicroBatches
 from hydralign.models.roles import ScalarRole
 from hydralign.ranks import Ranks
-from hydralign.rollout.sampling import Responses
+from hydralign.rollout.sampling import Responses, Scorer
 
-Rule = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
-"""Scores b prompts with their b responses, both as text."""
+Rule = Callable[[Sequence[str], Sequence[str], Sequence[str | None]], Sequence[float]]
+"""Scores b prompts with their b responses, as text, given the b answers of the data set."""
+
+REWARD_MODEL = "reward_model"
+"""The name under which a config asks for it."""
 
 
 class RewardModelScorer:
@@ -40,10 +46,92 @@ class RewardModelScorer:
 class RuleScorer:
     """Scores responses by a rule that reads their texts."""
 
-    def __init__(self, rule: Rule) -> None:
-        """Keep the rule."""
+    def __init__(self, rule: Rule, name: str = "rule") -> None:
+        """Keep the rule.
+
+        Args:
+            rule: a function of prompts, responses and answers.
+            name: of it, for messages.
+        """
         self.rule = rule
+        self.name = name
 
     def __call__(self, responses: Responses) -> Tensor:
-        """Return the (b,) scores of b responses."""
-        return torch.tensor(self.rule(responses.prompts, responses.texts), dtype=torch.float32)
+        """Return the (b,) scores of b responses.
+
+        Raises:
+            UserError: if the rule raises, or returns anything but a number for each. It names the
+                rule and the row.
+        """
+        given = (responses.prompts, responses.texts, responses.answers)
+        try:
+            scores = list(self.rule(*given))
+        except Exception as error:
+            raise UserError(self._whose_fault(error, *given)) from error
+        if len(scores) != len(responses.texts):
+            raise UserError(
+                f"The scorer {self.name} returned {len(scores)} scores for "
+                f"{len(responses.texts)} responses. It must return one for each."
+            )
+        for row, score in enumerate(scores):
+            if isinstance(score, str) or not hasattr(score, "__float__"):
+                said = f"gave {score!r}, which is no number, to"
+                raise UserError(f"The scorer {self.name} {said} {_row(row, *given)}")
+        device = responses.sequences.sequence_ids.device
+        return torch.tensor([float(score) for score in scores], device=device)
+
+    def _whose_fault(self, error: Exception, *given: Sequence[Any]) -> str:
+        """Name the first row on which the rule raises by itself."""
+        said = f"The scorer {self.name} raised {type(error).__name__}: {error}\n"
+        for row in range(len(given[0])):
+            try:
+                self.rule(*([column[row]] for column in given))
+            except Exception:
+                return f"{said}It was given {_row(row, *given)}"
+        return f"{said}Each of the {len(given[0])} rows by itself it can score."
+
+
+def _row(row: int, prompts: Sequence[str], responses: Sequence[str], answers: Sequence[Any]) -> str:
+    return (
+        f"row {row}:\n  prompt:   {prompts[row]!r}\n  response: {responses[row]!r}\n"
+        f"  answer:   {answers[row]!r}"
+    )
+
+
+@dataclass(frozen=True)
+class Part:
+    """One scorer of a sum."""
+
+    name: str
+    weight: float
+    rule: Rule | None
+    """None is the reward model."""
+
+
+class WeightedScorer:
+    """The weighted sum of some scores."""
+
+    def __init__(self, scorers: Sequence[tuple[str, float, Scorer]]) -> None:
+        """Keep the scorers.
+
+        Args:
+            scorers: names, weights and what scores.
+        """
+        self.scorers = scorers
+        self.means: dict[str, float] = {}
+        """Of each scorer, its mean over the latest responses."""
+
+    def __call__(self, responses: Responses) -> Tensor:
+        """Return the (b,) sums of b responses."""
+        scores = {name: scorer(responses) for name, _, scorer in self.scorers}
+        self.means = {name: score.mean().item() for name, score in scores.items()}
+        weighted = [weight * scores[name] for name, weight, _ in self.scorers]
+        return torch.stack(weighted).sum(0)
+
+    @property
+    def seen(self) -> Sequence[float] | None:
+        """Range of scores that the reward model was tested on, if nothing else scores."""
+        (_, weight, scorer), *more = self.scorers
+        if more or weight != 1 or not isinstance(scorer, RewardModelScorer):
+            return None
+        return scorer.reward_model.head.seen

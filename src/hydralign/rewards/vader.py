@@ -11,12 +11,15 @@ def _analyzer() -> SentimentIntensityAnalyzer:
     return SentimentIntensityAnalyzer()
 
 
-def vader_compound(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+def vader_compound(
+    prompts: Sequence[str], responses: Sequence[str], answers: Sequence[str | None] = ()
+) -> list[float]:
     """Compound sentiment of prompt and response read as one text.
 
     Args:
         prompts: b texts.
         responses: b texts.
+        answers: of no use here.
 
     Returns:
         b numbers from -1 (most negative) to +1 (most positive).

@@ -9,8 +9,14 @@ from hydralign.micro_batches import MicroBatches
 from hydralign.models.codec import Codec
 from hydralign.models.roles import ScalarRole
 from hydralign.ranks import Ranks
-from hydralign.rewards.scorers import RewardModelScorer, RuleScorer
-from hydralign.rollout.sampling import Sampling
+from hydralign.rewards.scorers import (
+    REWARD_MODEL,
+    Part,
+    RewardModelScorer,
+    RuleScorer,
+    WeightedScorer,
+)
+from hydralign.rollout.sampling import Sampling, Scorer
 from hydralign.stages.guards import Guard
 
 
@@ -38,6 +44,8 @@ class StageContext:
     """Decides on numbers that are not finite."""
     ranks: Ranks = Ranks()
     """The processes that share the work."""
+    rewards: Sequence[Part] = (Part(REWARD_MODEL, 1.0, None),)
+    """What scores responses."""
 
     @property
     def micro_batches(self) -> tuple[MicroBatches, ...]:
@@ -59,8 +67,20 @@ class StageContext:
         for micro_batches, size in zip(self.micro_batches, sizes, strict=True):
             micro_batches.adopt(size)
 
-    def scorer(self, reward_model: ScalarRole) -> RewardModelScorer:
-        """Return a scorer that asks a reward model."""
+    def scorer(self, reward_model: ScalarRole | None) -> WeightedScorer:
+        """Return what scores responses: the rewards of the run, added up.
+
+        Args:
+            reward_model: for the one that asks it; None where there is no such one.
+        """
+        return WeightedScorer(
+            [(part.name, part.weight, self._scorer_of(part, reward_model)) for part in self.rewards]
+        )
+
+    def _scorer_of(self, part: Part, reward_model: ScalarRole | None) -> Scorer:
+        if part.rule is not None:
+            return RuleScorer(part.rule, part.name)
+        assert reward_model is not None
         return RewardModelScorer(reward_model, self.scoring, self.ranks)
 
     def sampling(self, temperature: float = 1.0) -> Sampling:

@@ -53,7 +53,7 @@ class OnlineStage(L.LightningModule):
         *,
         policy: TextRole,
         reference: TextRole,
-        reward_model: ScalarRole,
+        reward_model: ScalarRole | None = None,
     ) -> None:
         """Keep what every stage has.
 
@@ -62,7 +62,7 @@ class OnlineStage(L.LightningModule):
             context: machine and data.
             policy: trains, from the SFT policy on.
             reference: the SFT policy, frozen.
-            reward_model: frozen.
+            reward_model: frozen; None where others score.
         """
         super().__init__()
         self.automatic_optimization = False  # a rollout holds many optimizer steps
@@ -190,7 +190,8 @@ class OnlineStage(L.LightningModule):
         clock.lap("train")
         step = self.rollout_step + 1
         metrics = {
-            **rollout_metrics(rollout, self.kl_coef, self.reward_model.head.seen),
+            **rollout_metrics(rollout, self.kl_coef, self.scorer.seen),
+            **self.scorer_means,
             **figures,
             **averages.means(),
             **perf_metrics(rollout, clock.seconds),
@@ -208,6 +209,12 @@ class OnlineStage(L.LightningModule):
         for schedule in self.schedules:
             schedule.step()
         self.rollout_step += 1
+
+    @property
+    def scorer_means(self) -> dict[str, float]:
+        """Mean of each scorer by itself, where there are several."""
+        means = self.scorer.means
+        return {f"reward/{name}": mean for name, mean in means.items()} if len(means) > 1 else {}
 
     @property
     def schedules(self) -> list[Any]:

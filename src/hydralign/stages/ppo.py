@@ -138,7 +138,7 @@ class PPO(OnlineStage):
         policy: TextRole,
         reference: TextRole,
         value_model: ScalarRole,
-        reward_model: ScalarRole,
+        reward_model: ScalarRole | None = None,
     ) -> None:
         """Put the stage together.
 
@@ -147,8 +147,8 @@ class PPO(OnlineStage):
             context: machine and data.
             policy: trains, from the SFT policy on.
             reference: the SFT policy, frozen.
-            value_model: trains; starts as the reward model.
-            reward_model: frozen.
+            value_model: trains; starts as the reward model, if that scores.
+            reward_model: frozen; None where others score.
         """
         super().__init__(
             settings, context, policy=policy, reference=reference, reward_model=reward_model
