@@ -39,9 +39,11 @@ WORKS = {
     "ppo-smollm2-stopping": Work("ppo", "smollm2", rows=16, steps=2, stop="."),
     "sft-smollm2": Work("sft", "smollm2", rows=16, steps=5),
     "reward-smollm2": Work("reward", "smollm2", rows=8, steps=5),
+    "dpo-smollm2": Work("dpo", "smollm2", rows=8, steps=5),
     "ppo-tiny": Work("ppo", "tiny", rows=64, steps=6),
     "sft-tiny": Work("sft", "tiny", rows=32, steps=16),
     "reward-tiny": Work("reward", "tiny", rows=16, steps=16),
+    "dpo-tiny": Work("dpo", "tiny", rows=16, steps=16),
 }
 
 
@@ -176,8 +178,8 @@ def _clock(target: str) -> Any:
             self, trainer: Any, stage: Any, outputs: Any, batch: Any, i: int
         ) -> None:
             self.seconds.append(time.perf_counter() - self.started)
-            if hasattr(batch, "sequences"):
-                self.tokens.append(float(batch.sequences.attention_mask.sum()))
+            if hasattr(batch, "tokens"):  # a `Step`; what PPO samples is not known yet
+                self.tokens.append(float(batch.tokens))
             if i == 0:
                 self.products.__exit__(None, None, None)
 

@@ -25,6 +25,9 @@ LORA: dict[str, Any] = {
 }
 """As model=smollm2_135m_lora has it."""
 
+BETA = 0.1
+"""How strongly DPO holds on to its reference; as stage=dpo has it."""
+
 OPENINGS = (
     "Here is all that I know about {}:",
     "My grandmother used to say that {}",

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmark_inputs import LORA, Work, figures
+from scripts.benchmark_inputs import BETA, LORA, Work, figures
 
 
 def measure(work: Work, dtype: str, folder: Path) -> dict[str, float]:
@@ -22,7 +22,7 @@ def measure(work: Work, dtype: str, folder: Path) -> dict[str, float]:
 
     rows = json.loads((folder / "train.json").read_text())[: work.rows * work.steps]
     tokenizer: Any = AutoTokenizer.from_pretrained(folder / work.folder, padding_side="left")
-    make = {"sft": _sft, "reward": _reward, "ppo": _ppo}[work.stage]
+    make = {"sft": _sft, "reward": _reward, "dpo": _dpo, "ppo": _ppo}[work.stage]
     watch = _watch()
     trainer = make(work, dtype, folder, rows, tokenizer, watch)
     trainer.train()
@@ -105,15 +105,34 @@ def _sft(work: Work, dtype: str, folder: Path, rows: Any, tokenizer: Any, watch:
 def _reward(work: Work, dtype: str, folder: Path, rows: Any, tokenizer: Any, watch: Any) -> Any:
     from trl import RewardConfig, RewardTrainer
 
-    columns = {
+    model = _load(work, dtype, folder, "AutoModelForSequenceClassification")
+    adapters = _adapters(work, "SEQ_CLS")
+    sides = (work, folder, tokenizer, watch)
+    return _supervised(RewardTrainer, RewardConfig, _pairs(rows), model, adapters, *sides)
+
+
+def _dpo(work: Work, dtype: str, folder: Path, rows: Any, tokenizer: Any, watch: Any) -> Any:
+    """Make the DPO trainer, whose reference passes are part of each step, as in hydralign."""
+    from functools import partial
+
+    from trl import DPOConfig, DPOTrainer
+
+    model = _load(work, dtype, folder, "AutoModelForCausalLM")
+    adapters = _adapters(work, "CAUSAL_LM")
+    # None: the policy without its adapter. hydralign's reference has one, that of the SFT policy.
+    reference = None if adapters else _load(work, dtype, folder, "AutoModelForCausalLM")
+    trainer = partial(DPOTrainer, ref_model=reference)
+    config = partial(DPOConfig, beta=BETA, loss_type=["sigmoid"], precompute_ref_log_probs=False)
+    sides = (work, folder, tokenizer, watch)
+    return _supervised(trainer, config, _pairs(rows), model, adapters, *sides)
+
+
+def _pairs(rows: Any) -> dict[str, list[str]]:
+    return {
         "prompt": [row["prompt"] for row in rows],
         "chosen": [row["responses"][0] for row in rows],
         "rejected": [row["responses"][1] for row in rows],
     }
-    model = _load(work, dtype, folder, "AutoModelForSequenceClassification")
-    adapters = _adapters(work, "SEQ_CLS")
-    sides = (work, folder, tokenizer, watch)
-    return _supervised(RewardTrainer, RewardConfig, columns, model, adapters, *sides)
 
 
 def _supervised(

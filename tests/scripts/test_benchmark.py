@@ -7,8 +7,10 @@ import sys
 import pytest
 from transformers import AutoTokenizer
 
+from hydralign.data.examples import ComparisonExample, Pair
+from hydralign.data.loaders import Step
 from hydralign.data.splits import HashSplitter
-from scripts import benchmark, benchmark_inputs
+from scripts import benchmark, benchmark_inputs, benchmark_trl
 from scripts.benchmark_inputs import figures, make_rows, overrides_of
 
 MORE = {"generate_seconds": 1.0, "score_seconds": 2.0, "train_seconds": 7.0, "mfu": 0.5}
@@ -78,6 +80,49 @@ def test_what_hydralign_is_told_composes(name, tmp_path):
         lora = {"r": cfg.model.lora.rank, "lora_alpha": cfg.model.lora.alpha}
         assert lora.items() <= benchmark_inputs.LORA.items()
         assert cfg.model.lora.target_modules == benchmark_inputs.LORA["target_modules"]
+
+
+def test_the_tokens_of_a_step_are_counted_prompts_with_each_response():
+    example = ComparisonExample([5, 6, 7], [[8, 1], [9, 9, 9, 1]], [Pair(0, 1, 1.0)])
+    clock = benchmark._clock("")
+    for index in range(2):
+        step = Step([example] * (index + 1), [example] * 2, collate=None)
+        clock.on_train_batch_start(None, None, step, index)
+        clock.on_train_batch_end(None, None, None, step, index)
+    assert clock.tokens == [12, 24]  # 3 + 2 and 3 + 4 for each
+    assert len(clock.seconds) == 2
+
+
+@pytest.mark.parametrize("name", [n for n, w in benchmark.WORKS.items() if w.stage == "dpo"])
+def test_dpo_holds_on_to_its_reference_alike_on_both_sides(name, tmp_path):
+    cfg = benchmark._composed(overrides_of(benchmark.WORKS[name], tmp_path))
+    ours = (cfg.stage.beta, cfg.stage.loss, cfg.stage.label_smoothing)
+    assert ours == (benchmark_inputs.BETA, "sigmoid", 0.0)
+
+
+@pytest.mark.parametrize("model", ["smollm2", "tiny"])
+def test_trl_asks_its_reference_at_every_step(model, tmp_path, monkeypatch):
+    given = {}
+
+    class Trainer:
+        def __init__(self, **options):
+            given.update(options)
+
+        def training_step(self, network, inputs):
+            return 0.0
+
+    monkeypatch.setattr("trl.DPOTrainer", Trainer)
+    monkeypatch.setattr(benchmark_trl, "_load", lambda *_: object())
+    rows = [{"prompt": "a", "responses": [" b", " c"]}]
+    work = benchmark.Work("dpo", model, rows=1, steps=3)
+    benchmark_trl._dpo(work, "float32", tmp_path, rows, None, None)
+    config = given["args"]
+    assert (config.beta, config.loss_type, config.label_smoothing) == (0.1, ["sigmoid"], 0.0)
+    assert not config.precompute_ref_log_probs
+    assert (config.max_steps, config.per_device_train_batch_size) == (3, 1)
+    assert given["train_dataset"][0] == {"prompt": "a", "chosen": " b", "rejected": " c"}
+    assert (given["ref_model"] is None) == (given["peft_config"] is not None) == (model != "tiny")
+    assert given["ref_model"] is not given["model"]
 
 
 def test_the_tiny_model_is_that_of_its_config(tmp_path, monkeypatch):
