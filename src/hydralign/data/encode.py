@@ -14,9 +14,13 @@ from hydralign.data.examples import (
     PromptExample,
 )
 from hydralign.data.pairs import preference_pairs
-from hydralign.data.records import BadRow, Comparison, Demonstration, Prompt, Record
+from hydralign.data.records import BadRow, Comparison, Demonstration, Prompt, PromptText, Record
 from hydralign.data.report import RowReport
+from hydralign.data.token_cache import remembered
 from hydralign.errors import UserError
+
+_TOGETHER = 256
+"""Records whose texts are tokenised at once: more are no faster, and take memory meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +58,37 @@ def encode_records(
     Raises:
         UserError: if too many records cannot be used, or none is left of some.
     """
-    encoding = _Encoding(encoder, rating_gap, RowReport(origin))
-    examples = []
-    for record in tqdm(records, desc=f"encoding {origin}", delay=2, leave=False):
+    report = RowReport(origin)
+    encoding = _Encoding(encoder, rating_gap, report)
+    examples = remembered(lambda: _encoded(records, encoding), records, encoder, rating_gap, report)
+    report.close(len(records), max_bad_rows)
+    if records and not examples:
+        lost = "; ".join(f"{n} {what}" for what, n in report.counts.items())
+        raise UserError(f"{origin}: nothing is left of {len(records)} records ({lost}).")
+    return examples
+
+
+def _encoded(records: Sequence[Record], encoding: _Encoding) -> list[Example]:
+    encoder, report = encoding.encoder, encoding.report
+    examples: list[Example] = []
+    bar = tqdm(records, desc=f"encoding {report.origin}", delay=2, leave=False)
+    for index, record in enumerate(bar):
+        if index % _TOGETHER == 0:
+            encoder.read_ahead(map(_asked, records[index : index + _TOGETHER]))
         try:
             example = _ENCODE[type(record)](record, encoding)
         except BadRow as reason:
-            encoding.report.bad(record.row, reason)
+            report.bad(record.row, reason)
         else:
             examples += [] if example is None else [example]
-    encoding.report.close(len(records), max_bad_rows)
-    if records and not examples:
-        lost = "; ".join(f"{n} {what}" for what, n in encoding.report.counts.items())
-        raise UserError(f"{origin}: nothing is left of {len(records)} records ({lost}).")
     return examples
+
+
+def _asked(record: Record) -> tuple[PromptText, tuple[str, ...]]:
+    """Return the texts of a record: its prompt and its responses."""
+    if isinstance(record, Demonstration):
+        return record.prompt, (record.response,)
+    return record.prompt, record.responses if isinstance(record, Comparison) else ()
 
 
 def _demonstration(record: Demonstration, encoding: _Encoding) -> DemonstrationExample:

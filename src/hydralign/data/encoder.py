@@ -1,6 +1,8 @@
 """From text to token ids."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hydralign.data.records import BadRow, PromptText
@@ -25,9 +27,31 @@ class Encoder:
     """Of demonstrations, the stop token included."""
     max_comparison_tokens: int | None = None
     """Of compared responses, the stop token included; None for the limit of demonstrations."""
+    _texts: dict[PromptText, str] = field(default_factory=dict, init=False, repr=False)
+    _ids: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False)
+    """What was read ahead."""
 
     def __post_init__(self) -> None:
         check_template(self.template)
+
+    def read_ahead(self, asked: Iterable[tuple[PromptText, Sequence[str]]]) -> None:
+        """Tokenise what will be asked for next at once, and forget what was read ahead before.
+
+        Each text is tokenised once instead of at each mention, and on all cores.
+
+        Args:
+            asked: prompts with their responses.
+        """
+        self._texts.clear()
+        self._ids.clear()
+        for prompt, responses in asked:
+            with suppress(BadRow):  # to be said when it is asked for
+                self._texts[prompt] = text = self.prompt_text(prompt)
+                for end in ("", *(self._spaced(prompt, response) for response in responses)):
+                    self._ids[text + end] = []
+        if self._ids:
+            ids = self.tokenizer(list(self._ids), add_special_tokens=False, verbose=False)
+            self._ids.update(zip(self._ids, ids["input_ids"], strict=True))
 
     def prompt_text(self, prompt: PromptText) -> str:
         """Return a prompt as it is tokenised.
@@ -35,6 +59,8 @@ class Encoder:
         Raises:
             BadRow: if the chat template refuses it.
         """
+        if prompt in self._texts:
+            return self._texts[prompt]
         if self.template == "chat":
             return chat_text(prompt, self.tokenizer)
         return dialogue_text(prompt)
@@ -58,8 +84,7 @@ class Encoder:
         Raises:
             BadRow: if no token is left, or the response itself contains the stop token.
         """
-        if self.template == "plain" and not isinstance(prompt, str):
-            response = " " + response.lstrip(" ")  # "Assistant:" wants a space before the reply
+        response = self._spaced(prompt, response)
         prompt_text = self.prompt_text(prompt)
         prompt_ids, joined = self._tokenize(prompt_text), self._tokenize(prompt_text + response)
         # Tokenising the response alone would add a word boundary that the text does not have
@@ -76,6 +101,11 @@ class Encoder:
             raise BadRow("the response contains the stop token")
         return [*ids, self.stop_id]
 
+    def _spaced(self, prompt: PromptText, response: str) -> str:
+        if self.template == "plain" and not isinstance(prompt, str):
+            return " " + response.lstrip(" ")  # "Assistant:" wants a space before the reply
+        return response
+
     def _tokenize(self, text: str) -> list[int]:
         """Tokenise from the start of a sequence: one begin-of-sequence token, never two."""
         ids, bos = self._raw_ids(text), self.tokenizer.bos_token_id
@@ -88,6 +118,8 @@ class Encoder:
         return ids
 
     def _raw_ids(self, text: str) -> list[int]:
+        if text in self._ids:
+            return self._ids[text]
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
         return ids
 
