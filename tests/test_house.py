@@ -59,7 +59,7 @@ MODULES = {
         "model_source",
         "reward_source",
     }
-    | {"planner"} - {"rewards", "rl"},
+    | {"planner"} - {"rl"},
     "run": {
         "build",
         "artifacts",

@@ -29,7 +29,8 @@ BASE = {
         "lora": {"rank": 16, "alpha": 32, "target_modules": "all-linear"},
     },
     "data": {"name": "chats", "path": None, "template": "chat", "max_prompt_tokens": 9},
-    "stage": {"_target_": "hydralign.stages.ppo.PPO", "kl_coef": 0.1},
+    "stage": {"_target_": "hydralign.stages.ppo.PPO", "kl_coef": 0.1, "reward_model": None},
+    "rewards": [{"scorer": "reward_model", "weight": 1.0, "options": {}}],
     "hardware": {"train_micro_batch_size": 8, "optimizer": "adamw"},
     "seed": 0,
     "stop_after": None,
@@ -39,7 +40,7 @@ BASE = {
 def config(outputs, **changed):
     cfg = OmegaConf.merge(BASE, {"outputs": str(outputs)})
     for key, value in changed.items():
-        OmegaConf.update(cfg, key.replace("__", "."), value)
+        OmegaConf.update(cfg, key.replace("__", "."), value, merge=False)
     return cfg
 
 
@@ -181,6 +182,7 @@ def test_inputs_with_different_tokenizers_are_refused(tmp_path):
 
 CHANGES = {"model__name": "x", "data__max_prompt_tokens": 1, "stage__kl_coef": 0.2, "seed": 1}
 CHANGES |= {"stop_after": 3, "hardware__optimizer": "adamw_8bit"}
+CHANGES["rewards"] = [{"scorer": "vader", "weight": 1.0, "options": {}}]
 
 
 @pytest.mark.parametrize("key", CHANGES)
@@ -188,6 +190,15 @@ def test_whatever_could_change_a_result_changes_its_hash(tmp_path, key):
     assert config_hash(config(tmp_path, **{key: CHANGES[key]}), {}) != config_hash(
         config(tmp_path), {}
     )
+
+
+def test_scorers_are_nothing_to_a_stage_that_asks_none(tmp_path):
+    sft = {"_target_": "hydralign.stages.sft.SFT"}
+    hashes = [
+        config_hash(config(tmp_path, stage=sft, rewards=rewards), {})
+        for rewards in (BASE["rewards"], CHANGES["rewards"])
+    ]
+    assert hashes[0] == hashes[1]
 
 
 def test_the_machine_and_the_place_leave_the_hash_alone(tmp_path):

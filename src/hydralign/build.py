@@ -38,6 +38,7 @@ from hydralign.planner import WATCHED_PROMPTS, Planner, found
 from hydralign.planning.plan import MemoryPlan
 from hydralign.ranks import Ranks
 from hydralign.reward_source import build_rewards
+from hydralign.rewards.scorers import MODEL_ALONE
 from hydralign.stages.context import StageContext
 from hydralign.stages.guards import Guard
 
@@ -229,7 +230,7 @@ def build_context(
         side_prompts=side,
         seed=cfg.seed,
         ranks=Ranks.here(hardware.devices),
-        rewards=build_rewards(cfg.rewards) if "reward_model" in stage.inputs else (),
+        rewards=build_rewards(cfg.rewards) if "reward_model" in stage.inputs else MODEL_ALONE,
     )
     return context, held_out[0] if held_out else None
 

@@ -175,7 +175,7 @@ def config_hash(cfg: DictConfig, inputs: Mapping[str, Path]) -> str:
         key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "data", "stage")
     }
     parts["model"].pop("made_by", None)  # advice, which changes no result
-    parts["data"].pop("rewards")
+    parts["data"].pop("rewards", None)  # those of the run count
     if "reward_model" in cfg.stage:
         parts["rewards"] = OmegaConf.to_container(cfg.rewards, resolve=True)
     if cfg.model.source is not None:

@@ -108,6 +108,9 @@ class Part:
     """None is the reward model."""
 
 
+MODEL_ALONE = (Part(REWARD_MODEL, 1.0, None),)
+
+
 class WeightedScorer:
     """The weighted sum of some scores."""
 

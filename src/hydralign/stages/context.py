@@ -10,7 +10,7 @@ from hydralign.models.codec import Codec
 from hydralign.models.roles import ScalarRole
 from hydralign.ranks import Ranks
 from hydralign.rewards.scorers import (
-    REWARD_MODEL,
+    MODEL_ALONE,
     Part,
     RewardModelScorer,
     RuleScorer,
@@ -44,7 +44,7 @@ class StageContext:
     """Decides on numbers that are not finite."""
     ranks: Ranks = Ranks()
     """The processes that share the work."""
-    rewards: Sequence[Part] = (Part(REWARD_MODEL, 1.0, None),)
+    rewards: Sequence[Part] = MODEL_ALONE
     """What scores responses."""
 
     @property
