@@ -7,7 +7,12 @@ from hydralign.data.records import BadRow, Demonstration, Prompt
 from hydralign.data.rows import text_of
 
 
-def _instruction(values: dict[str, Any]) -> str:
+def instruction_of(values: dict[str, Any]) -> str:
+    """Return `instruction` with `input`, which may be empty or missing, below it.
+
+    Raises:
+        BadRow: if there is no instruction.
+    """
     instruction = text_of(values, "instruction").strip()
     if not instruction:
         raise BadRow("empty instruction")
@@ -18,10 +23,10 @@ def _instruction(values: dict[str, Any]) -> str:
 @row_wise
 def demonstration(values: dict[str, Any]) -> Demonstration:
     """Make a demonstration of `instruction`, `input` (which may be empty) and `output`."""
-    return Demonstration(_instruction(values), text_of(values, "output").strip())
+    return Demonstration(instruction_of(values), text_of(values, "output").strip())
 
 
 @row_wise
 def prompt(values: dict[str, Any]) -> Prompt:
     """Make a prompt of `instruction` and `input` (which may be empty)."""
-    return Prompt(_instruction(values))
+    return Prompt(instruction_of(values))

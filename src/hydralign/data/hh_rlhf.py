@@ -35,13 +35,26 @@ def split_dialogue(text: str) -> tuple[tuple[Message, ...], str]:
     return tuple(Message(_ROLES[who], what.strip()) for who, what in turns), reply.strip()
 
 
+def split_pair(chosen: str, rejected: str) -> tuple[tuple[Message, ...], str, str]:
+    """Take two dialogues apart that differ in their last reply.
+
+    Returns:
+        the turns before it, the chosen reply, and the rejected one.
+
+    Raises:
+        BadRow: if they differ before, or one of them has no reply.
+    """
+    prompt, chosen_reply = split_dialogue(chosen)
+    rejected_prompt, rejected_reply = split_dialogue(rejected)
+    if prompt != rejected_prompt:
+        raise BadRow("chosen and rejected differ before their last reply")
+    return prompt, chosen_reply, rejected_reply
+
+
 @row_wise
 def comparison(values: dict[str, Any]) -> Comparison:
     """Make a comparison of `chosen` and `rejected`."""
-    prompt, chosen = split_dialogue(text_of(values, "chosen"))
-    rejected_prompt, rejected = split_dialogue(text_of(values, "rejected"))
-    if prompt != rejected_prompt:
-        raise BadRow("chosen and rejected differ before their last reply")
+    prompt, chosen, rejected = split_pair(text_of(values, "chosen"), text_of(values, "rejected"))
     if chosen == rejected:
         raise BadRow("chosen and rejected are the same")
     return Comparison(prompt, (chosen, rejected), (0.0, 1.0))
