@@ -107,7 +107,8 @@ def test_too_many_bad_rows_stop_the_run():
         "  row 96: empty prompt",
         "  row 97: empty prompt",
         "  and 2 more: empty prompt",
-        "  and 1 more: no column 'prompt'; found x",
+        "  and 1 more: no prompt in columns x; wanted prompt, or the columns of a demonstration "
+        "or a comparison",
         "That is more than data.max_bad_rows=0.05 allows. "
         "Mend the rows or their mapping, or raise the limit.",
     ]
