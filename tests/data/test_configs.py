@@ -1,6 +1,7 @@
 import inspect
 from pathlib import Path
 
+import datasets
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_method, instantiate
@@ -20,7 +21,7 @@ def config(name, *overrides):
 
 
 def test_no_data_set_goes_untested():
-    shipped = {"alpaca", "gsm8k", "hh_rlhf", "jsonl", "movie_reviews", "product_reviews"}
+    shipped = {"alpaca", "gsm8k", "hh_rlhf", "jsonl", "movie_reviews", "product_reviews", "ultrafeedback"}
     assert shipped <= set(NAMES)  # a new data set is one more file, not a change here
 
 
@@ -49,3 +50,22 @@ def test_product_reviews_say_only_the_difference():
     differing = [key for key in parent if parent[key] != child[key]]
     assert differing == ["name", "source"]
     assert child.source.member == "amazonReviewSnippets_GroundTruth.txt"
+
+
+def test_ultrafeedback_reads_the_hub_and_is_only_a_yaml():
+    data, own = config("ultrafeedback"), config("jsonl", "data.path=x")
+    assert (data.source.path, list(data.source.columns)) == (
+        "openbmb/UltraFeedback",
+        ["instruction", "completions"],
+    )
+    assert (data.source._target_, data.records) == (own.source._target_, own.records)
+
+
+def test_a_data_set_of_the_hub_in_a_known_form_needs_only_its_split(monkeypatch):
+    asked = []
+    rows = [{"prompt": "a", "chosen": " b", "rejected": " c"}]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: asked.append((a, k)) or rows)
+    data = config("jsonl", "data.path=some/pairs", "+data.source.split=train_prefs")
+    (row,) = instantiate(data.source)()
+    assert (row.number, row.values) == (1, rows[0])
+    assert asked == [(("some/pairs",), {"split": "train_prefs"})]
