@@ -35,6 +35,8 @@ MODULES = {
     "inputs": {"artifacts"},
     "data_source": {"data", "models", "rewards"},
     "reward_source": {"config", "rewards"},
+    "contest": {"artifacts", "data", "data_source", "memory", "model_source", "models", "record"}
+    | {"reward_source", "rl", "rollout", "stages"},
     "checks": {"config", "data", "inputs"},
     "explain": {"data"},
     "record": {"artifacts"},
@@ -82,7 +84,7 @@ SMALL = {
 }
 """Small modules of no room's own, and who may use them."""
 KNOW_HYDRA = {"config", "build", "inputs", "run", "cli", "checks", "explain"}
-KNOW_HYDRA |= {"data_source", "model_source", "planner", "record", "reward_source"}
+KNOW_HYDRA |= {"data_source", "model_source", "planner", "record", "reward_source", "contest"}
 
 
 def room(path):

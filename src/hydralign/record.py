@@ -26,6 +26,8 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
     keys = ("model", "data", "stage")
     chosen: dict[str, Any] = {k: OmegaConf.to_container(cfg[k], resolve=True) for k in keys}
     rounding = {"optimizer": cfg.hardware.optimizer} if "8bit" in cfg.hardware.optimizer else {}
+    if "rewards" in cfg:
+        chosen["rewards"] = OmegaConf.to_container(cfg.rewards, resolve=True)
     return {**chosen, "seed": cfg.seed, "stop_after": cfg.stop_after, "hardware": rounding}
 
 

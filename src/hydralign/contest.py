@@ -1,0 +1,285 @@
+"""Policies of finished runs against the one they started from: the same prompts, the same scorer.
+
+Best of n is one of them: no training at all, and its KL is known exactly.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from hydralign.artifacts import MANIFEST, Manifest
+from hydralign.data.collate import PromptBatch
+from hydralign.data_source import DataSource
+from hydralign.errors import UserError
+from hydralign.memory import let_go
+from hydralign.micro_batches import MicroBatches
+from hydralign.model_source import build_codec, build_roles
+from hydralign.models.assembly import RoleSpec
+from hydralign.models.codec import Codec
+from hydralign.record import read_record, recorded_inputs
+from hydralign.reward_source import build_rewards
+from hydralign.rl.kl import best_of_n_kl
+from hydralign.rollout.sampling import Responses
+from hydralign.stages.context import StageContext
+from hydralign.stages.evaluation import Answers, HeadToHead
+
+log = logging.getLogger(__name__)
+
+BEST_OF = (2, 4, 8, 16)
+"""Numbers of responses of which the best is taken."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run whose product is a policy."""
+
+    name: str
+    folder: Path
+
+    @property
+    def artifact(self) -> Path:
+        """Where its policy lies."""
+        return self.folder / "artifact"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one policy."""
+
+    name: str
+    figures: Mapping[str, float]
+    """`win_rate`, `kl_per_sequence`, `score_after` and so on; `seconds` and `peak_memory_gb` of its
+    training."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """Who takes part, and what they share."""
+
+    reference: Path
+    """Artifact of the policy that all started from."""
+    reward_model: Path | None
+    """That of the reward model that scores, if one does."""
+    runs: Sequence[Run] = field(default_factory=tuple)
+
+
+def find_field(folders: Sequence[Path]) -> Field:
+    """Find the policies in some folders, and what they share.
+
+    Args:
+        folders: of finished runs, or of chains of them.
+
+    Raises:
+        UserError: if there is none, or they did not start from the same policy.
+    """
+    runs = [run for folder in folders for run in _finished(folder)]
+    trained = [run for run in runs if "policy" in recorded_inputs(run.folder)]
+    if not trained:
+        raise UserError(
+            f"There is no finished run of dpo, ppo, grpo or rloo in {', '.join(map(str, folders))}."
+        )
+    starts = {run.name: recorded_inputs(run.folder)["policy"] for run in trained}
+    ids = {name: Manifest.read(path).id for name, path in starts.items()}
+    if len(set(ids.values())) > 1:
+        said = ", ".join(f"{name} from {starts[name]}" for name in ids)
+        raise UserError(f"The runs did not start from the same policy: {said}.")
+    judges = [recorded_inputs(run.folder).get("reward_model") for run in trained]
+    return Field(starts[trained[0].name], next(filter(None, judges), None), trained)
+
+
+def _finished(folder: Path) -> Iterator[Run]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder. Name those of finished runs.")
+    chain = sorted(path.parent.parent for path in folder.glob(f"*/artifact/{MANIFEST}"))
+    for place in [folder] if (folder / "artifact" / MANIFEST).is_file() else chain:
+        stage = Manifest.read(place / "artifact").stage
+        if stage != "reward":
+            yield Run(stage, place)
+
+
+def config_of(run: Run) -> DictConfig:
+    """Return the config that a run was made with."""
+    said = read_record(run.folder)
+    return OmegaConf.create({**said["settings"], "hardware": said["hardware"]})
+
+
+class Contest(L.LightningModule):
+    """Lets policies answer the test split's prompts, one after the other."""
+
+    inputs = {"policy": "sft", "reference": "sft", "reward_model": "reward"}
+    roles = {
+        "policy": RoleSpec("policy"),
+        "reference": RoleSpec("reference"),
+        "reward_model": RoleSpec("reward_model", scalar=True),
+    }
+
+    def __init__(self, name: str, context: StageContext, temperature: float, **roles: Any) -> None:
+        """Put two policies and their judge together.
+
+        Args:
+            name: of the policy that is not the reference.
+            context: machine and data.
+            temperature: of sampling.
+            roles: by name.
+        """
+        super().__init__()
+        self.name = name
+        self.policy, self.reference = roles["policy"], roles["reference"]
+        self.reward_model = roles.get("reward_model")
+        self.scorer = context.scorer(self.reward_model)
+        self.context, self.sampling = context, context.sampling(temperature)
+        self.prompts: list[PromptBatch] = []
+        self.figures: dict[str, dict[str, float]] = {}
+
+    def test_step(self, prompts: PromptBatch, index: int) -> None:
+        """Keep the prompts."""
+        self.prompts.append(prompts)
+
+    def on_test_epoch_end(self) -> None:
+        """Let both answer, and compare."""
+        duel = self.duel(self.context.seed)
+        self.figures[self.name] = duel.figures(*duel.compare())
+
+    def duel(self, seed: int) -> HeadToHead:
+        """Return policy and reference with the prompts."""
+        duel = HeadToHead(
+            before=self.reference,
+            after=self.policy,
+            scorer=self.scorer,
+            gold=self.context.gold,
+            codec=self.context.codec,
+            sampling=self.sampling,
+            micro_batches=self.context.scoring,
+            seed=seed,
+        )
+        for prompts in self.prompts:
+            duel.add(prompts)
+        return duel
+
+
+class BestOfN(Contest):
+    """The reference against the best of n of its own responses, for several n."""
+
+    def on_test_epoch_end(self) -> None:
+        """Sample the most that are needed, and choose among the first n of each prompt."""
+        duel = self.duel(self.context.seed)
+        before, again = duel.answers(self.reference), self.duel(self.context.seed + 1)
+        self.figures[self.name] = again.figures(before, again.answers(self.reference))
+        most = max(BEST_OF)
+        again.sampling = replace(self.sampling, group_size=most)
+        groups = again.answers(self.reference)
+        for n in BEST_OF:
+            chosen = best_of(groups, most, n)
+            exact = {"kl_per_sequence": best_of_n_kl(n)}
+            self.figures[f"best of {n}"] = duel.figures(before, chosen) | exact
+
+
+def best_of(answers: Answers, group_size: int, n: int) -> Answers:
+    """Keep the response with the highest score among the first n to each prompt.
+
+    Args:
+        answers: groups in line.
+        group_size: responses to each prompt.
+        n: of them to look at.
+    """
+    scores = answers.scores.unflatten(0, (-1, group_size))
+    starts = torch.arange(0, len(answers.scores), group_size, device=scores.device)
+    rows = starts + scores[:, :n].argmax(-1)
+    gold = None if answers.gold is None else answers.gold[rows]
+    responses, first = [], 0
+    for batch in answers.responses:
+        last = first + len(batch.texts)
+        mine = rows[(rows >= first) & (rows < last)] - first
+        responses.append(_select(batch, mine))
+        first = last
+    return Answers(responses, answers.scores[rows], gold)
+
+
+def _select(batch: Responses, rows: Tensor) -> Responses:
+    chosen = rows.tolist()
+    texts = ([column[row] for row in chosen] for column in (batch.prompts, batch.texts))
+    prompts, said = map(tuple, texts)
+    answers = tuple(batch.answers[row] for row in chosen)
+    return Responses(batch.sequences.select(rows), batch.finished[rows], prompts, said, answers)
+
+
+def hold(taking_part: Field) -> list[Result]:
+    """Let all policies, their origin, and the best of n of its responses, answer the same prompts.
+
+    Args:
+        taking_part: whom.
+    """
+    settings = [config_of(run) for run in taking_part.runs]
+    cfg = next((c for c in settings if "reward_model" in c.stage), settings[0])
+    source, origin = DataSource(cfg.data), Run("sft", taking_part.reference.parent)
+    results = []
+    for run in (origin, *taking_part.runs):
+        log.info("%s answers the prompts of the test split", run.name)
+        for name, figures in _answer(cfg, source, taking_part, run).items():
+            results.append(Result(name, figures | (_costs(run) if name == run.name else {})))
+        let_go()
+    return results
+
+
+def _answer(
+    cfg: DictConfig, source: DataSource, taking_part: Field, run: Run
+) -> dict[str, dict[str, float]]:
+    """Return the figures of a policy; of the one that all started from, also of its best of n."""
+    paths = {"policy": run.artifact, "reference": taking_part.reference}
+    if taking_part.reward_model is not None:
+        paths["reward_model"] = taking_part.reward_model
+    codec = build_codec(cfg.model, source, paths)
+    prompts = source.prompt_batches(
+        source.examples("prompt", codec).test,
+        codec,
+        batch_size=cfg.hardware.generation_batch_size,
+    )
+    kind = BestOfN if run.artifact == taking_part.reference else Contest
+    roles = build_roles(cfg, kind, paths, len(codec.tokenizer))
+    contest = kind(
+        run.name, _context(cfg, source, codec), cfg.stage.get("temperature", 1.0), **roles
+    )
+    trainer = L.Trainer(
+        accelerator=cfg.hardware.accelerator,
+        devices=1,
+        precision=cfg.hardware.precision,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    trainer.test(contest, prompts, verbose=False)
+    return contest.figures
+
+
+def _context(cfg: DictConfig, source: DataSource, codec: Codec) -> StageContext:
+    hardware = cfg.hardware
+    scoring, generation = hardware.score_micro_batch_size, hardware.generation_batch_size
+    return StageContext(
+        codec=codec,
+        training=MicroBatches(hardware.train_micro_batch_size),
+        scoring=MicroBatches(scoring, "hardware.score_micro_batch_size"),
+        generation=MicroBatches(generation, "hardware.generation_batch_size"),
+        optimizer=hardware.optimizer,
+        max_response_tokens=cfg.data.max_response_tokens,
+        gold=source.gold(),
+        side_prompts=(),
+        seed=cfg.seed,
+        rewards=build_rewards(cfg.rewards),
+    )
+
+
+def _costs(run: Run) -> dict[str, float]:
+    """Return the seconds and the memory that a run took by itself."""
+    figures = Manifest.read(run.artifact).metrics
+    names = ("seconds", "peak_memory_gb")
+    return {
+        name: figures[f"{run.name}/{name}"] for name in names if f"{run.name}/{name}" in figures
+    }
