@@ -35,8 +35,8 @@ MODULES = {
     "inputs": {"artifacts"},
     "data_source": {"data", "models", "rewards"},
     "reward_source": {"config", "rewards"},
-    "contest": {"artifacts", "data", "data_source", "memory", "model_source", "models", "record"}
-    | {"reward_source", "rl", "rollout", "stages"},
+    "contest": {"artifacts", "data", "data_source", "inputs", "memory", "model_source"}
+    | {"micro_batches", "models", "record", "reward_source", "rl", "rollout", "stages"},
     "checks": {"config", "data", "inputs"},
     "explain": {"data"},
     "record": {"artifacts"},

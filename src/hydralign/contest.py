@@ -18,6 +18,7 @@ from hydralign.artifacts import MANIFEST, Manifest
 from hydralign.data.collate import PromptBatch
 from hydralign.data_source import DataSource
 from hydralign.errors import UserError
+from hydralign.inputs import parent_ids, read_manifest
 from hydralign.memory import let_go
 from hydralign.micro_batches import MicroBatches
 from hydralign.model_source import build_codec, build_roles
@@ -86,7 +87,7 @@ def find_field(folders: Sequence[Path]) -> Field:
             f"There is no finished run of dpo, ppo, grpo or rloo in {', '.join(map(str, folders))}."
         )
     starts = {run.name: recorded_inputs(run.folder)["policy"] for run in trained}
-    ids = {name: Manifest.read(path).id for name, path in starts.items()}
+    ids = parent_ids(starts)
     if len(set(ids.values())) > 1:
         said = ", ".join(f"{name} from {starts[name]}" for name in ids)
         raise UserError(f"The runs did not start from the same policy: {said}.")
@@ -243,9 +244,8 @@ def _answer(
     )
     kind = BestOfN if run.artifact == taking_part.reference else Contest
     roles = build_roles(cfg, kind, paths, len(codec.tokenizer))
-    contest = kind(
-        run.name, _context(cfg, source, codec), cfg.stage.get("temperature", 1.0), **roles
-    )
+    temperature = cfg.stage.get("temperature", 1.0)
+    contest = kind(run.name, _context(cfg, source, codec), temperature, **roles)
     trainer = L.Trainer(
         accelerator=cfg.hardware.accelerator,
         devices=1,
@@ -278,8 +278,7 @@ def _context(cfg: DictConfig, source: DataSource, codec: Codec) -> StageContext:
 
 def _costs(run: Run) -> dict[str, float]:
     """Return the seconds and the memory that a run took by itself."""
-    figures = Manifest.read(run.artifact).metrics
-    names = ("seconds", "peak_memory_gb")
-    return {
-        name: figures[f"{run.name}/{name}"] for name in names if f"{run.name}/{name}" in figures
-    }
+    manifest = read_manifest(run.artifact)
+    figures = {} if manifest is None else manifest.metrics
+    costs = {name: figures.get(f"{run.name}/{name}") for name in ("seconds", "peak_memory_gb")}
+    return {name: value for name, value in costs.items() if value is not None}
