@@ -76,4 +76,7 @@ def overlong_penalty(lengths: Tensor, limit: int, margin: int) -> Tensor:
 def _grouped(scores: Tensor, group_size: int) -> Tensor:
     if group_size < 2:
         raise ValueError(f"group_size={group_size}: a single response has none to stand beside")
-    return torch.unflatten(scores, 0, (-1, group_size))
+    grouped = torch.unflatten(scores, 0, (-1, group_size))
+    # Less the first of each group: no result depends on it, and equal scores leave no rounding
+    # behind, which the division by a deviation near 0 would make large.
+    return grouped - grouped[:, :1]
