@@ -14,7 +14,7 @@ from hydralign.rl import advantages, kl, logprobs, losses, masks, preference, re
 MODULES = sorted(Path(hydralign.rl.__file__).parent.rglob("*.py"))
 EXPECTED = {
     *("masks", "sequences", "logprobs", "kl", "rewards", "advantages"),
-    *("losses", "preference", "minibatches"),
+    *("losses", "preference", "minibatches", "groups"),
 }
 LEGEND = {*"bgprtvnks", "pairs", "..."}
 SHAPE = re.compile(r"\(([\w.]+(?:, [\w.]+)*),?\)")

@@ -12,14 +12,14 @@ def group_advantages(
     GRPO, Shao et al. 2024 (arXiv 2402.03300), section 4.1.2. A group of equal scores gives 0.
 
     Args:
-        scores: (b * g,), groups in line.
-        group_size: g responses to each prompt, at least 2.
+        scores: (b,), groups in line.
+        group_size: responses to each prompt, at least 2.
         scale: False leaves the division out: it lets groups count more whose scores hardly differ
             (Dr. GRPO, Liu et al. 2025, arXiv 2503.20783).
         eps: added to the standard deviation, which is the unbiased one.
 
     Returns:
-        (b * g,).
+        (b,).
 
     Raises:
         ValueError: if a group has a single response.
@@ -37,11 +37,11 @@ def leave_one_out_advantages(scores: Tensor, group_size: int) -> Tensor:
     RLOO, Kool et al. 2019, and Ahmadian et al. 2024 (arXiv 2402.14740), section 3.3.
 
     Args:
-        scores: (b * g,), groups in line.
-        group_size: g responses to each prompt, at least 2.
+        scores: (b,), groups in line.
+        group_size: responses to each prompt, at least 2.
 
     Returns:
-        (b * g,).
+        (b,).
 
     Raises:
         ValueError: if a group has a single response.
@@ -52,7 +52,7 @@ def leave_one_out_advantages(scores: Tensor, group_size: int) -> Tensor:
 
 
 def zero_variance_share(scores: Tensor, group_size: int) -> Tensor:
-    """Scalar share of groups whose (b * g,) scores are all equal: they teach nothing."""
+    """Scalar share of groups whose (b,) scores are all equal: they teach nothing."""
     grouped = _grouped(scores, group_size)
     return (grouped.amax(-1) == grouped.amin(-1)).float().mean()
 
