@@ -53,9 +53,9 @@ class GRPOSettings:
     kl_coef: float
     """Weight of the KL in the loss."""
     kl_estimator: str
-    """k2: its gradient is that of KL(policy || reference) of each token, given those before it; PPO
-    and RLOO, with the KL in the reward, charge a token that of those after it, too. k3: its value is
-    unbiased, but its gradient is that of KL(reference || policy)."""
+    """k2: its gradient is that of KL(policy || reference) of each token, given those before it; ppo
+    and rloo, with the KL in the reward, charge a token that of those after it, too. k3: its value
+    is unbiased, but its gradient is that of KL(reference || policy)."""
     missing_stop_penalty: float
     """Taken off the normalised score of a response that reached the length limit."""
     overlong_tokens: int | None
