@@ -17,42 +17,50 @@ from hydralign.data.examples import (
 from hydralign.data.module import RecordDataModule
 from hydralign.data.splits import Splits
 from hydralign.micro_batches import MicroBatches
+from hydralign.models import roles
+from hydralign.stages import online
 from hydralign.stages.context import StageContext
 from hydralign.stages.dpo import DPO, DPOSettings
+from hydralign.stages.grpo import GRPO, GRPOSettings
 from hydralign.stages.ppo import PPO, PPOSettings
 from hydralign.stages.reward import Reward, RewardSettings
+from hydralign.stages.rloo import RLOO, RLOOSettings
 from hydralign.stages.sft import SFT, SFTSettings
 
 EOS = 2
 SUPERVISED = {"learning_rate": 1e-2, "steps": 1, "batch_size": 8, "schedule": "constant"}
 SUPERVISED |= {"warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1e9}
+ONLINE = {"policy": None, "reward_model": None, "rollouts": 1, "minibatch_size": 4}
+ONLINE |= {"policy_learning_rate": 1e-3, "schedule": "constant", "warmup_rollouts": 0}
+ONLINE |= {"temperature": 0.9, "kl_coef": 0.1, "missing_stop_penalty": 1.0, "clip_range": 0.2}
+ONLINE |= {"max_grad_norm": 1e9}
+GROUPS = ONLINE | {"rollout_batch_size": 4, "group_size": 2, "epochs": 2}
 SETTINGS = {
     DPO: DPOSettings(**SUPERVISED, policy=None, loss="sigmoid", beta=0.5, label_smoothing=0.0),
     SFT: SFTSettings(**SUPERVISED),
     Reward: RewardSettings(**SUPERVISED, policy=None, centering_coef=0.01),
     PPO: PPOSettings(
-        policy=None,
-        reward_model=None,
-        rollouts=1,
+        **ONLINE,
         rollout_batch_size=8,
-        minibatch_size=4,
         ppo_epochs=2,
-        policy_learning_rate=1e-3,
         value_learning_rate=2e-3,
-        schedule="constant",
-        warmup_rollouts=0,
         value_warmup_rollouts=0,
-        temperature=0.9,
-        kl_coef=0.1,
         target_kl_per_sequence=None,
         kl_horizon=100.0,
-        missing_stop_penalty=1.0,
         gamma=1.0,
         gae_lambda=0.95,
-        clip_range=0.2,
         value_clip_range=0.2,
-        max_grad_norm=1e9,
     ),
+    GRPO: GRPOSettings(
+        **GROUPS,
+        kl_estimator="k2",
+        overlong_tokens=None,
+        mask_unfinished=False,
+        scale_advantages=True,
+        denominator="tokens",
+        clip_range_high=None,
+    ),
+    RLOO: RLOOSettings(**GROUPS),
 }
 COLLATE = {
     "demonstration": collate_demonstrations,
@@ -203,3 +211,23 @@ def fit():
         return memory, gradients
 
     return run
+
+
+@pytest.fixture
+def narrow_passes(monkeypatch):
+    """A micro-batch goes through the network in up to three groups of alike length."""
+    monkeypatch.setattr(roles, "PASS_COST", 5)
+
+
+@pytest.fixture
+def rollouts(monkeypatch):
+    """The rollouts that a stage collects."""
+    collected = []
+    collect = online.collect_rollout
+
+    def spy(*args, **options):
+        collected.append(collect(*args, **options))
+        return collected[-1]
+
+    monkeypatch.setattr(online, "collect_rollout", spy)
+    return collected

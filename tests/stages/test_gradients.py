@@ -12,8 +12,6 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from hydralign.data.loaders import Step
-from hydralign.models import roles
-from hydralign.stages import online
 from hydralign.stages.ppo import PPO
 from hydralign.stages.reward import Reward
 from hydralign.stages.sft import SFT
@@ -22,10 +20,7 @@ CUTS = [1, 2, 8]
 close = {"rtol": 1e-4, "atol": 1e-6}
 
 
-@pytest.fixture(autouse=True)
-def _groups(monkeypatch):
-    """A micro-batch goes through the network in up to three groups of alike length."""
-    monkeypatch.setattr(roles, "PASS_COST", 5)
+pytestmark = pytest.mark.usefixtures("narrow_passes")
 
 
 def row_logprobs(role, prompt, response, temperature=1.0):
@@ -82,26 +77,21 @@ def test_reward_averages_over_prompts_of_their_means_over_pairs(make_stage, make
     assert_close(got, gradients(torch.stack(losses).mean(), stage.reward_model), **close)
 
 
-@pytest.fixture
-def rollouts(monkeypatch):
-    """The rollouts that PPO collects."""
-    collected = []
-    collect = online.collect_rollout
-
-    def spy(*args, **options):
-        collected.append(collect(*args, **options))
-        return collected[-1]
-
-    monkeypatch.setattr(online, "collect_rollout", spy)
-    return collected
-
-
 def unpadded(rollout):
     """Prompt and response of each row."""
     sequences = rollout.sequences
     p = sequences.prompt_length
     for ids, keep in zip(sequences.sequence_ids, sequences.attention_mask, strict=True):
         yield ids[:p][keep[:p]].tolist(), ids[p:][keep[p:]].tolist()
+
+
+def judged(stage, rollout):
+    """Log-probs of each row with a gradient, those of the reference, and the normalised score."""
+    for prompt, response in unpadded(rollout):
+        with torch.no_grad():
+            reference = row_logprobs(stage.reference, prompt, response, temperature=0.9)
+            score = row_numbers(stage.reward_model, [*prompt, *response])[-1].item()
+        yield row_logprobs(stage.policy, prompt, response, temperature=0.9), reference, score
 
 
 def advantages_by_hand(values, rewards):
