@@ -4,12 +4,13 @@ import itertools
 import json
 import platform
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from hydralign import config, planner
+from hydralign import build, config, planner
 from hydralign.build import stage_class
 from hydralign.data.examples import ComparisonExample, DemonstrationExample, PromptExample
 from hydralign.data.splits import Splits
@@ -25,10 +26,14 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HYDRALIGN_CACHE", str(tmp_path / "cache"))
 
 
-def planner_of(*overrides, extent=None):
+def composed(*overrides):
     config.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", [*TINY, *overrides])
+        return compose("train", [*TINY, *overrides])
+
+
+def planner_of(*overrides, extent=None):
+    cfg = composed(*overrides)
     stage, settings = stage_class(cfg)
     return Planner(cfg, stage, settings, extent or possible(cfg.data, stage.records[0]))
 
@@ -67,6 +72,23 @@ def test_no_pass_has_more_rows_than_there_are():
     assert (work.score_rows, work.generation_rows) == (5, 5)
     work = planner_of("stage=reward", extent=Extent(3, 4, rows=5)).work
     assert (work.score_rows, work.generation_rows) == (8, 16)  # it answers other prompts as well
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rows"), [(["stage=ppo"], 64), (["stage=grpo"], 16 * 8), (["stage=rloo"], 32 * 4)]
+)
+def test_every_response_of_a_group_is_a_row(chosen, rows, tmp_path, monkeypatch):
+    cfg = composed(*chosen)
+    stage, settings = stage_class(cfg)
+    data, extents = SimpleNamespace(examples=Splits([PromptExample([1, 1], "x", None)])), []
+
+    def planner(*arguments):
+        extents.append(arguments[-1])
+        return Planner(*arguments)
+
+    monkeypatch.setattr(build, "Planner", planner)
+    build.plan_run(cfg, stage, settings, data, tmp_path)
+    assert [extent.rows for extent in extents] == [rows]
 
 
 def test_what_hardware_says_reaches_the_dry_run():

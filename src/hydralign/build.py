@@ -139,7 +139,8 @@ def plan_run(
     Raises:
         UserError: if there is not that much.
     """
-    extent = found(data.examples, settings.batch_size, cfg.data.max_response_tokens)
+    together = settings.batch_size * getattr(settings, "group_size", 1)
+    extent = found(data.examples, together, cfg.data.max_response_tokens)
     planner = Planner(cfg, stage, settings, extent)
     plan = planner.plan()
     log.info("Memory plan: %s at the peak.", plan.summary())

@@ -66,7 +66,7 @@ def found(splits: Splits[Any], batch_size: int, sampled_tokens: int) -> Extent:
 
     Args:
         splits: its examples.
-        batch_size: examples in a training batch.
+        batch_size: examples in a training batch, or responses where they are sampled.
         sampled_tokens: of the longest response, where it is yet to be sampled.
     """
     examples = [example for _, part in splits.items() for example in part]
