@@ -80,15 +80,14 @@ def test_no_pass_has_more_rows_than_there_are():
 def test_every_response_of_a_group_is_a_row(chosen, rows, tmp_path, monkeypatch):
     cfg = composed(*chosen)
     stage, settings = stage_class(cfg)
-    data, extents = SimpleNamespace(examples=Splits([PromptExample([1, 1], "x", None)])), []
+    data = SimpleNamespace(examples=Splits([PromptExample([1, 1], "x", None)]))
 
-    def planner(*arguments):
-        extents.append(arguments[-1])
-        return Planner(*arguments)
+    def planner(cfg, stage, settings, extent):
+        raise UserError(f"{extent.rows} rows")
 
     monkeypatch.setattr(build, "Planner", planner)
-    build.plan_run(cfg, stage, settings, data, tmp_path)
-    assert [extent.rows for extent in extents] == [rows]
+    with pytest.raises(UserError, match=f"^{rows} rows"):
+        build.plan_run(cfg, stage, settings, data, tmp_path)
 
 
 def test_what_hardware_says_reaches_the_dry_run():

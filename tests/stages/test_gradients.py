@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from hydralign.data.loaders import Step
+from hydralign.stages.grpo import GRPO
 from hydralign.stages.ppo import PPO
 from hydralign.stages.reward import Reward
+from hydralign.stages.rloo import RLOO
 from hydralign.stages.sft import SFT
 
 CUTS = [1, 2, 8]
@@ -157,14 +159,16 @@ def test_each_step_of_ppo_starts_from_no_gradient(make_stage, make_data, fit):
             assert_close(step, first, **close)
 
 
-@pytest.mark.parametrize("kind", [SFT, Reward, PPO])
+@pytest.mark.parametrize("kind", [SFT, Reward, PPO, GRPO, RLOO])
 def test_ids_in_padding_change_no_gradient(make_stage, make_data, fit, with_garbage, kind):
     stage, optimizers = make_stage(kind), (0, 1) if kind is PPO else (0,)
     data = make_data(stage)
     tidy_steps = fit(stage, data)[1]
     stage = make_stage(kind)
     data = make_data(stage)
-    if kind is PPO:  # the padding of prompts, and what the codec writes behind responses
+    if stage.records == (
+        "prompt",
+    ):  # the padding of prompts, and what the codec writes behind responses
         codec = dataclasses.replace(stage.context.codec, pad_id=33)
         stage.context = dataclasses.replace(stage.context, codec=codec)
 
@@ -172,7 +176,7 @@ def test_ids_in_padding_change_no_gradient(make_stage, make_data, fit, with_garb
         return untidy(data.collate(examples, whole), with_garbage)
 
     loader = data.train_loader
-    loader.make_step = collate if kind is PPO else partial(Step, collate=collate)
+    loader.make_step = collate if stage.records == ("prompt",) else partial(Step, collate=collate)
     untidy_steps = fit(stage, data)[1]
     for which in optimizers:
         assert_close(untidy_steps.of(which)[0], tidy_steps.of(which)[0], **close)

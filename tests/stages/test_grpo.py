@@ -109,9 +109,12 @@ def with_finished(stage, finished):
 @pytest.mark.parametrize("denominator", ["tokens", "constant"])
 def test_nothing_is_learned_where_no_response_has_finished(make_stage, make_data, fit, denominator):
     settings = ONE_STEP | {"mask_unfinished": True, "denominator": denominator}
-    stage = with_finished(moved(make_stage(GRPO, **settings)), [False] * 8)
+    stage, losses = with_finished(moved(make_stage(GRPO, **settings)), [False] * 8), []
+    backward = stage.manual_backward
+    stage.manual_backward = lambda loss: losses.append(loss.item()) or backward(loss)
     memory, steps = fit(stage, make_data(stage))
     assert all(not gradient.any() for gradient in steps.of(0)[0] if gradient is not None)
+    assert losses == [0.0, 0.0]  # two micro-batches; no 0 / 0
     assert memory.series("policy/grad_norm") == [0.0]
     assert memory.series("policy/loss") == []  # the mean of none
     assert memory.series("policy/approx_kl") == [pytest.approx(0.0, abs=1e-6)]

@@ -7,8 +7,10 @@ import pytest
 
 from hydralign.callbacks.vitals import Vitals
 from hydralign.stages.dpo import DPO
+from hydralign.stages.grpo import GRPO
 from hydralign.stages.ppo import PPO
 from hydralign.stages.reward import Reward
+from hydralign.stages.rloo import RLOO
 from hydralign.stages.sft import SFT
 
 METRICS = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -36,7 +38,9 @@ def names(stage, memory):
     ("stage_class", "least"),
     [(SFT, {"policy/loss", "sft/val_nll"}), (Reward, {"reward/loss", "reward/pair_accuracy"})]
     + [(DPO, {"dpo/loss", "dpo/val_accuracy", "dpo/pair_accuracy"})]
-    + [(PPO, {"kl/per_sequence", "policy/grad_norm", "ppo/win_rate"})],
+    + [(PPO, {"kl/per_sequence", "policy/grad_norm", "ppo/win_rate"})]
+    + [(GRPO, {"reward/equal_groups", "policy/grad_norm", "grpo/win_rate"})]
+    + [(RLOO, {"reward/equal_groups", "policy/grad_norm", "rloo/win_rate"})],
 )
 def test_every_name_that_is_logged_is_documented(make_stage, make_data, fit, stage_class, least):
     stage = make_stage(stage_class)

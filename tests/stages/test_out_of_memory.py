@@ -5,8 +5,10 @@ import torch
 from torch.testing import assert_close
 
 from hydralign.stages.dpo import DPO
+from hydralign.stages.grpo import GRPO
 from hydralign.stages.ppo import PPO
 from hydralign.stages.reward import Reward
+from hydralign.stages.rloo import RLOO
 from hydralign.stages.sft import SFT
 
 TRAINED = {
@@ -14,12 +16,16 @@ TRAINED = {
     Reward: ["reward_model"],
     DPO: ["policy"],
     PPO: ["policy", "value_model"],
+    GRPO: ["policy"],
+    RLOO: ["policy"],
 }
 LOGGED = {
     SFT: ["policy/loss"],
     Reward: ["reward/loss"],
     DPO: ["dpo/loss"],
     PPO: ["policy/loss", "value/loss"],
+    GRPO: ["policy/loss"],
+    RLOO: ["policy/loss"],
 }
 
 
@@ -54,9 +60,9 @@ def _whole_batches(monkeypatch):
     monkeypatch.setattr("hydralign.models.roles.PASS_COST", 10**6)
 
 
-@pytest.mark.parametrize("kind", [SFT, Reward, DPO, PPO])
+@pytest.mark.parametrize("kind", [SFT, Reward, DPO, PPO, GRPO, RLOO])
 def test_training_goes_on_in_smaller_pieces_and_learns_the_same(make_stage, make_data, fit, kind):
-    settings = {"rollouts": 2} if kind is PPO else {"steps": 2}
+    settings = {"rollouts": 2} if kind in (PPO, GRPO, RLOO) else {"steps": 2}
     stage, short = (make_stage(kind, micro_batch_size=4, **settings) for _ in range(2))
     expected, steps = fit(stage, make_data(stage))
     limit = 6 if kind in (Reward, DPO) else 3  # a comparison has several rows

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from hydralign.stages.grpo import GRPO
 from hydralign.stages.ppo import PPO
 from hydralign.stages.reward import Reward
+from hydralign.stages.rloo import RLOO
 from hydralign.stages.sft import SFT
 
 
@@ -35,6 +37,8 @@ CASES = [
     (SFT, {"steps": 2}, {"policy"}),
     (Reward, {"steps": 2}, {"reward_model"}),
     (PPO, {"rollouts": 2}, {"policy", "value_model"}),
+    (GRPO, {"rollouts": 2}, {"policy"}),
+    (RLOO, {"rollouts": 2}, {"policy"}),
 ]
 
 
