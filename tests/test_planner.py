@@ -44,6 +44,8 @@ def planner_of(*overrides, extent=None):
         (["stage=ppo"], (2, 8, 16, True)),
         (["stage=ppo", "hardware.train_micro_batch_size=64"], (32, 8, 16, False)),
         (["stage=sft", "stage.batch_size=1"], (1, 8, 8, False)),  # 8 prompts are watched
+        (["stage=grpo"], (2, 8, 16, True)),
+        (["stage=rloo", "hardware.train_micro_batch_size=64"], (64, 8, 16, False)),
         (["stage=reward"], (2, 8, 16, True)),
         (["stage=reward", "hardware=gpu_8gb"], (2, 4, 4, True)),  # a pair is never parted
         (["stage=reward", "hardware.train_micro_batch_size=64"], (16, 8, 16, False)),

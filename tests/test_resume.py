@@ -290,11 +290,17 @@ def test_a_run_goes_on_with_the_data_that_it_began_with(uninterrupted, tmp_path,
         run(composed(*chosen), tmp_path)
 
 
-def test_dpo_goes_on_too(uninterrupted, tmp_path, monkeypatch):
+DPO = ["stage.steps=5", "stage.batch_size=2", "stage.warmup_steps=1"]
+GROUPS = ["stage.rollouts=5", "stage.warmup_rollouts=1", "stage.rollout_batch_size=2"]
+GROUPS += ["stage.group_size=2", "stage.minibatch_size=2"]
+
+
+@pytest.mark.parametrize(("stage", "sizes"), [("dpo", DPO), ("grpo", GROUPS), ("rloo", GROUPS)])
+def test_other_stages_go_on_too(uninterrupted, tmp_path, monkeypatch, stage, sizes):
     folder, chosen = uninterrupted
     alone = [x for x in chosen if not x.startswith("stage")]
-    alone += ["stage=dpo", f"stage.policy={folder}/sft/artifact", "stage.steps=5"]
-    alone += ["stage.batch_size=2", "stage.warmup_steps=1"]
+    alone += [f"stage={stage}", f"stage.policy={folder}/sft/artifact", *sizes]
+    alone += [] if stage == "dpo" else [f"stage.reward_model={folder}/reward/artifact"]
     run(composed(*alone), tmp_path / "whole")
     stopped(monkeypatch, (2,), tmp_path / "cut", *alone)
     run(composed(*alone), tmp_path / "cut")

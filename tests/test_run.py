@@ -142,11 +142,15 @@ def gradients_under(preset, stage, chain, tmp_path):
     machine = [f"hardware={preset}", "hardware.accelerator=cpu", "hardware.precision=32-true"]
     # One generator draws for all prompts of a batch, so other batches would draw other responses.
     machine += ["hardware.generation_batch_size=16", "hardware.logits_mb=0.004"]
+    groups = ["stage.rollouts=2", "stage.rollout_batch_size=8", "stage.group_size=2"]
+    groups += ["stage.minibatch_size=8", "stage.epochs=1", "stage.warmup_rollouts=0"]
     sizes = {
         "sft": ["stage.steps=3", "stage.batch_size=16"],
         "reward": ["stage.steps=3", "stage.batch_size=8"],
         "ppo": ["stage.rollouts=2", "stage.rollout_batch_size=16", "stage.minibatch_size=8"]
         + ["stage.ppo_epochs=1", "stage.warmup_rollouts=0", "stage.value_warmup_rollouts=0"],
+        "grpo": groups,
+        "rloo": groups,
     }[stage]
     data = [override for override in CHAIN if override.startswith("data")]
     cfg = composed(f"stage={stage}", *data, *chosen, *machine, *sizes)
@@ -161,7 +165,7 @@ def gradients_under(preset, stage, chain, tmp_path):
     return kept.steps
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "grpo", "rloo"])
 def test_from_card_to_card_the_gradients_are_the_same(stage, chain, tmp_path):
     small, large = (
         gradients_under(preset, stage, chain, tmp_path) for preset in ("gpu_8gb", "gpu_24gb")
@@ -283,6 +287,23 @@ def test_dpo_starts_from_the_sft_run_and_leaves_a_policy_to_start_from(chain, tm
     assert manifest.parents == {"policy": Manifest.read(folder / "sft/artifact").id}
     again = f"stage.policy={tmp_path}/dpo/artifact"
     assert run(composed("stage=dpo", again, *small, *shared, *chosen), tmp_path / "more") >= 0
+
+
+@pytest.mark.parametrize("stage", ["grpo", "rloo"])
+def test_groups_start_from_the_same_runs_as_ppo(chain, tmp_path, stage):
+    folder, chosen = chain
+    shared = [x for x in CHAIN if not x.startswith("stage")]
+    small = ["stage.rollouts=2", "stage.rollout_batch_size=2", "stage.group_size=2"]
+    small += ["stage.minibatch_size=2", "stage.warmup_rollouts=0"]
+    made = {"policy": folder / "sft/artifact", "reward_model": folder / "reward/artifact"}
+    starts = [f"stage.{name}={path}" for name, path in made.items()]
+    win_rate = run(composed(f"stage={stage}", *starts, *small, *shared, *chosen), tmp_path)
+    assert 0 <= win_rate <= 1
+    assert json.loads((tmp_path / "metrics.json").read_text())[f"{stage}/win_rate"] == win_rate
+    manifest = Manifest.read(tmp_path / "artifact")
+    assert manifest.stage == stage
+    assert manifest.parents == {name: Manifest.read(path).id for name, path in made.items()}
+    assert (tmp_path / "samples.md").read_text().startswith("| prompt | before |")
 
 
 def test_figures_that_are_no_numbers_are_no_result(chain, tmp_path, monkeypatch):

@@ -127,7 +127,13 @@ def test_an_input_that_is_missing_is_named_with_this_runs_own_command(typed, row
 
 
 @pytest.mark.parametrize(
-    ("stage", "key"), [("ppo", "stage.policy"), ("rlhf", "stage.ppo.reward_model")]
+    ("stage", "key"),
+    [
+        ("ppo", "stage.policy"),
+        ("grpo", "stage.policy"),
+        ("rloo", "stage.reward_model"),
+        ("rlhf", "stage.ppo.reward_model"),
+    ],
 )
 def test_an_input_that_is_not_there(typed, tmp_path, rows, stage, key):
     message = typed(f"stage={stage}", *SMALL, f"data.path={rows}", f"{key}={tmp_path}/gone")
