@@ -8,9 +8,9 @@ def test_what_was_measured_before_and_after_stands_side_by_side(stage):
     figures = {f"{stage}/score_before": 0.25, f"{stage}/score_after": 1.5, "sft/val_nll": 2.125}
     figures |= {f"{stage}/eos_rate": 0.9}  # without a before
     table = final_table(figures)
-    (score,) = [line for line in table.splitlines() if "score by the reward model" in line]
+    (score,) = [line for line in table.splitlines() if "score that was" in line]
     assert [cell.strip() for cell in score.split("│")[1:-1]] == [
-        *("score by the reward model", "0.250", "1.500", "+1.250")
+        *(stage, "score that was trained on", "0.250", "1.500", "+1.250")
     ]
     assert f"{stage}/score" not in table
     for name, value in (("sft/val_nll", "2.125"), (f"{stage}/eos_rate", "0.9")):

@@ -13,7 +13,7 @@ OPTIONS = {
     "logger": ("logger=tensorbord", "tensorboard"),
 }
 
-STAGES = "dpo, grpo, ppo, reward, rlhf, rloo, sft"
+STAGES = "compare, dpo, grpo, ppo, reward, rlhf, rloo, sft"
 
 
 @pytest.mark.parametrize("group", OPTIONS)
@@ -225,7 +225,7 @@ def test_the_config_is_printed_with_what_was_chosen(typed, capsys):
 def test_help_lists_every_group_and_key(typed, capsys, chosen):
     assert typed(*chosen, flags=["--help"]) == 0
     printed = capsys.readouterr().out
-    assert "\nstage: dpo, grpo, ppo, reward, rlhf, rloo, sft\n" in printed
+    assert "\nstage: compare, dpo, grpo, ppo, reward, rlhf, rloo, sft\n" in printed
     assert "\nhardware: cpu, gpu_12gb, gpu_16gb, gpu_24gb, gpu_8gb, multi_gpu\n" in printed
     assert "\nmodel: gpt2, llama3.1_8b_lora," in printed
     assert "train_micro_batch_size: 64" in printed
