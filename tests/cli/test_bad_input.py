@@ -131,7 +131,7 @@ def test_an_input_that_is_missing_is_named_with_this_runs_own_command(typed, row
     [
         ("ppo", "stage.policy"),
         ("grpo", "stage.policy"),
-        ("rloo", "stage.reward_model"),
+        ("rloo", "stage.policy"),
         ("rlhf", "stage.ppo.reward_model"),
     ],
 )
