@@ -39,7 +39,7 @@ CHAIN = [
     *("stage.ppo.rollout_batch_size=4", "stage.ppo.minibatch_size=2", "stage.ppo.ppo_epochs=2"),
     "stage.ppo.target_kl_per_sequence=0.01",
 ]
-GROUPS = "rollouts=5 warmup_rollouts=1 rollout_batch_size=2 group_size=2 minibatch_size=2".split()
+GROUPS = ["rollouts=5", "rollout_batch_size=2", "group_size=2", "minibatch_size=2"]
 OF_THE_MACHINE = ("seconds", "memory_gb", "_per_second")
 
 
@@ -294,15 +294,14 @@ def test_a_run_goes_on_with_the_data_that_it_began_with(uninterrupted, tmp_path,
 @pytest.mark.parametrize("stage", ["dpo", "grpo", "rloo"])
 def test_other_stages_go_on_too(uninterrupted, tmp_path, monkeypatch, stage):
     folder, chosen = uninterrupted
-    groups = [*GROUPS, f"reward_model={folder}/reward/artifact"]
+    groups = [*GROUPS, "warmup_rollouts=1", f"reward_model={folder}/reward/artifact"]
     sizes = ["steps=5", "batch_size=2", "warmup_steps=1"] if stage == "dpo" else groups
     alone = [x for x in chosen if not x.startswith("stage")] + [f"stage={stage}"]
     alone += [f"stage.{each}" for each in (f"policy={folder}/sft/artifact", *sizes)]
     run(composed(*alone), tmp_path / "whole")
     stopped(monkeypatch, (2,), tmp_path / "cut", *alone)
     run(composed(*alone), tmp_path / "cut")
-    both = (weights(tmp_path / each) for each in ("cut", "whole"))
-    torch.testing.assert_close(*both, rtol=0, atol=0)
+    torch.testing.assert_close(*(weights(tmp_path / x) for x in ("cut", "whole")), rtol=0, atol=0)
     assert figures(tmp_path / "cut") == figures(tmp_path / "whole")
 
 
