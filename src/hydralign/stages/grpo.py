@@ -3,7 +3,8 @@
 Shao et al. 2024 (arXiv 2402.03300), with what came after as choices: no division by the group's
 standard deviation and a constant denominator (Dr. GRPO, arXiv 2503.20783); one denominator of
 tokens, a higher upper clip and what is done about responses that do not end (DAPO, arXiv
-2503.14476).
+2503.14476). TRL 1.12 gives the same loss and gradient, but for this: it divides a step by the mean
+number of tokens of the rollout's steps, not by its own; it has k3 only; it clamps no log-ratio.
 """
 
 from dataclasses import dataclass

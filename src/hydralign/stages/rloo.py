@@ -1,7 +1,8 @@
 """REINFORCE with the other responses to the same prompt as baseline.
 
 Ahmadian et al. 2024 (arXiv 2402.14740): a whole response is one action. The KL is part of what is
-compared, not added to it afterwards.
+compared, not added to it afterwards. TRL 1.12 gives the same loss and gradient; it can also whiten
+advantages over the batch, off by default.
 """
 
 from dataclasses import dataclass
