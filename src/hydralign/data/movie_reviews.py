@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Sequence
 
 from hydralign.data.pypi import fetch_archive
+from hydralign.data.pairs import in_pairs
 from hydralign.data.records import BadRow, Comparison, Demonstration, Prompt, ranks_from_ratings
 from hydralign.data.report import RowReport
 from hydralign.data.rows import Row, text_of
@@ -93,6 +94,7 @@ def comparisons(
     k: int = 16,
     rounds: int = 4,
     seed: int = 0,
+    apart: bool = False,
 ) -> Splits[Comparison]:
     """Rank k whole sentences, drawn at random, by how well people rated them.
 
@@ -106,6 +108,7 @@ def comparisons(
         rounds: how often the training sentences are dealt into groups anew; the others are dealt
             once.
         seed: of the dealing. Not the run's seed: runs that differ in theirs share the data.
+        apart: whether each ranking is cut into pairs, to see what is lost by that.
     """
 
     def deal(name: str, part: list[Row]) -> list[Comparison]:
@@ -114,7 +117,8 @@ def comparisons(
             shuffled = random.Random(f"{seed} {name} {number}").sample(part, len(part))
             # What is left over after the last whole group sits out this round.
             groups += [shuffled[i : i + k] for i in range(0, len(part) - k + 1, k)]
-        return [record for group in groups for record in _rank(group, report)]
+        rankings = [record for group in groups for record in _rank(group, report)]
+        return [pair for r in rankings for pair in in_pairs(r)] if apart else rankings
 
     return _by_sentence(rows, split_of).map(deal)
 

@@ -1,11 +1,31 @@
 """Which pairs of a ranking to learn from."""
 
+from dataclasses import replace
 from itertools import combinations
 
 from hydralign.data.examples import Pair
 from hydralign.data.records import Comparison
 
 _ROUNDING = 1e-9  # two printed means that differ by the gap must not fail it by a rounding error
+
+
+def in_pairs(comparison: Comparison) -> list[Comparison]:
+    """Cut a ranking into comparisons of two, which a batch then holds apart; ties are left out.
+
+    Args:
+        comparison: k ranked responses.
+    """
+    ranks, ratings = comparison.ranks, comparison.ratings
+    return [
+        replace(
+            comparison,
+            responses=(comparison.responses[i], comparison.responses[j]),
+            ranks=(ranks[i], ranks[j]),
+            ratings=None if ratings is None else (ratings[i], ratings[j]),
+        )
+        for i, j in combinations(range(len(ranks)), 2)
+        if ranks[i] != ranks[j]
+    ]
 
 
 def preference_pairs(comparison: Comparison, rating_gap: float = 0.0) -> list[Pair]:
