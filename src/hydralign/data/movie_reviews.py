@@ -10,8 +10,8 @@ import re
 import tarfile
 from collections.abc import Sequence
 
-from hydralign.data.pypi import fetch_archive
 from hydralign.data.pairs import in_pairs
+from hydralign.data.pypi import fetch_archive
 from hydralign.data.records import BadRow, Comparison, Demonstration, Prompt, ranks_from_ratings
 from hydralign.data.report import RowReport
 from hydralign.data.rows import Row, text_of
