@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hydralign.artifacts import MANIFEST, Manifest
 from hydralign.data.collate import PromptBatch
+from hydralign.data.loaders import EvaluationLoader
 from hydralign.data_source import DataSource
 from hydralign.errors import UserError
 from hydralign.inputs import parent_ids, read_manifest
@@ -237,9 +238,9 @@ def _answer(
     if taking_part.reward_model is not None:
         paths["reward_model"] = taking_part.reward_model
     codec = build_codec(cfg.model, source, paths)
-    prompts = source.prompt_batches(
+    prompts = EvaluationLoader(
         source.examples("prompt", codec).test,
-        codec,
+        source.collate("prompt", codec),
         batch_size=cfg.hardware.generation_batch_size,
     )
     kind = BestOfN if run.artifact == taking_part.reference else Contest
