@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos check format lint types configs clean
+.PHONY: help setup demo compare test chaos check format lint types configs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup ## SFT, reward model and PPO on real human ratings, on a CPU; DIR=..., ARGS=...
 	$(BIN)/python train.py stage=rlhf model=tiny data=movie_reviews hydra.run.dir='$(DIR)' $(ARGS)
+
+compare: setup ## SFT, best of n, DPO, PPO, GRPO and RLOO on the data of the demo, side by side; ARGS=...
+	$(BIN)/python scripts/compare.py model=tiny data=movie_reviews $(ARGS)
 
 # Two workers with one thread each: more threads would fight for the same cores.
 test: lint types ## lint, types, then the tests that need no GPU, no network and little time

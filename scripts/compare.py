@@ -179,7 +179,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("lightning").setLevel(logging.WARNING)
+    for library in ("lightning", "tensorboard"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         main()
     except Exception as error:
