@@ -12,6 +12,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def draw(rows: Sequence[dict[str, Any]], curves: dict[str, Any], picture: Path) 
         chosen = [row for row in rows if row["name"] == "sft" or row["name"].startswith("best of")]
         points = [(max(row["kl_per_sequence"], 0) ** 0.5, row[key]) for row in chosen]
         axis.plot(*zip(*points, strict=True), "o-", color="#555753", label="best of n")
-        for row, color in zip([r for r in rows if r not in chosen], COLORS, strict=False):
+        for row, color in zip([r for r in rows if r not in chosen], cycle(COLORS)):
             if key == "score_after":
                 kl, scores = (smooth(x) for x in curves.get(row["name"], ([], [])))
                 roots = [max(x, 0) ** 0.5 for x in kl]

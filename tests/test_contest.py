@@ -1,11 +1,13 @@
 """Comparing policies: who takes part, and the best of n."""
 
+import json
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 from hydralign.artifacts import Lineage, new_manifest, write_artifact, write_json
-from hydralign.contest import best_of, find_field
+from hydralign.contest import best_of, find_field, hold
 from hydralign.errors import UserError
 from hydralign.rl.sequences import pad_sequences
 from hydralign.rollout.sampling import Responses
@@ -68,6 +70,50 @@ def test_runs_by_themselves_must_have_started_alike(tmp_path):
     assert find_field([tmp_path / "ppo"]).reward_model is None
     with pytest.raises(UserError, match="did not start from the same policy: ppo from .*sft0"):
         find_field([tmp_path / "ppo", tmp_path / "rloo"])
+
+
+def test_two_runs_of_a_stage_go_by_their_folders(tmp_path):
+    sft = finished_run(tmp_path / "sft", "sft")
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    for folder, stage in zip(folders, ("ppo", "ppo", "dpo"), strict=True):
+        finished_run(folder, stage, policy=sft)
+    assert [run.name for run in find_field(folders).runs] == ["ppo (a)", "ppo (b)", "dpo"]
+    other = finished_run(tmp_path / "other", "sft")
+    finished_run(tmp_path / "b", "ppo", policy=other)
+    with pytest.raises(UserError, match="did not start from the same policy"):
+        find_field(folders)
+
+
+def test_runs_with_other_judges_are_not_compared(tmp_path):
+    sft = finished_run(tmp_path / "sft", "sft")
+    for name in ("ppo", "rloo"):
+        judge = finished_run(tmp_path / f"judge of {name}", "reward", policy=sft)
+        finished_run(tmp_path / name, name, policy=sft, reward_model=judge)
+    with pytest.raises(UserError, match="not scored by the same reward model: ppo by .*judge of"):
+        find_field([tmp_path / "ppo", tmp_path / "rloo"])
+
+
+def settings(folder, stage, **changed):
+    """Say with what settings a run was made."""
+    said = {"data": {"name": "d"}, "rewards": [{"scorer": "reward_model"}], "stage": stage}
+    record = {"settings": said | changed, "hardware": {}}
+    write_json(folder / "run.json", json.loads((folder / "run.json").read_text()) | record)
+
+
+def test_what_scores_and_the_data_must_be_the_same(tmp_path):
+    sft = finished_run(tmp_path / "sft", "sft")
+    folders = [tmp_path / name for name in ("ppo", "rloo")]
+    for folder in folders:
+        finished_run(folder, folder.name, policy=sft)
+        settings(folder, {"reward_model": None})
+    with pytest.raises(UserError, match="Nothing can score the responses of ppo: name a run"):
+        hold(find_field(folders))
+    settings(folders[1], {"reward_model": None}, rewards=[{"scorer": "vader"}])
+    with pytest.raises(UserError, match="ppo and rloo cannot be compared: rewards differs"):
+        hold(find_field(folders))
+    settings(folders[1], {"reward_model": None}, data={"name": "e"})
+    with pytest.raises(UserError, match="ppo and rloo cannot be compared: data differs"):
+        hold(find_field(folders))
 
 
 def test_nothing_to_compare_is_told(tmp_path):

@@ -192,6 +192,13 @@ def test_whatever_could_change_a_result_changes_its_hash(tmp_path, key):
     )
 
 
+def test_a_reward_model_that_is_not_asked_is_refused(tmp_path):
+    cfg = config(tmp_path, rewards=CHANGES["rewards"])
+    stage = SimpleNamespace(inputs={"reward_model": "reward"})
+    with pytest.raises(UserError, match="stage.reward_model is given, but rewards does not ask"):
+        find_inputs(cfg, stage, SimpleNamespace(reward_model="x"), {})
+
+
 def test_scorers_are_nothing_to_a_stage_that_asks_none(tmp_path):
     sft = {"_target_": "hydralign.stages.sft.SFT"}
     hashes = [

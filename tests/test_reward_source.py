@@ -37,6 +37,13 @@ def test_names_paths_weights_and_options():
     assert [part.rule(*given) for part in parts[1:]] == [[1.0], [-1.0], [7.0]]
 
 
+def test_scorers_of_one_name_are_told_apart():
+    named = [{"scorer": "matches", "options": {"pattern": letter}} for letter in "ab"]
+    parts = build_rewards(config(*named, {"scorer": "vader"}).rewards)
+    assert [part.name for part in parts] == ["matches", "matches_2", "vader"]
+    assert [part.rule([""], ["b"], [None]) for part in parts[:2]] == [[0.0], [1.0]]
+
+
 class Constant:
     """A scorer of somebody's own that holds something."""
 

@@ -1,9 +1,10 @@
 """Policies of finished runs against the one they started from: the same prompts, the same scorer.
 
-Best of n is one of them: no training at all, and its KL is known exactly.
+Best of n is one of them: no training at all, and where no two scores are equal its KL is known.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from hydralign.data.collate import PromptBatch
 from hydralign.data.loaders import EvaluationLoader
 from hydralign.data_source import DataSource
 from hydralign.errors import UserError
-from hydralign.inputs import parent_ids, read_manifest
+from hydralign.inputs import parent_ids, read_manifest, scores_by_model
 from hydralign.memory import let_go
 from hydralign.micro_batches import MicroBatches
 from hydralign.model_source import build_codec, build_roles
@@ -43,12 +44,11 @@ class Run:
     """A finished run whose product is a policy."""
 
     name: str
+    """Its stage, and its folder where another run has the same."""
+    stage: str
     folder: Path
-
-    @property
-    def artifact(self) -> Path:
-        """Where its policy lies."""
-        return self.folder / "artifact"
+    artifact: Path
+    """Where its policy lies."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def find_field(folders: Sequence[Path]) -> Field:
     Raises:
         UserError: if there is none, or they did not start from the same policy.
     """
-    runs = [run for folder in folders for run in _finished(folder)]
+    runs = _told_apart([run for folder in folders for run in _finished(folder)])
     trained = [run for run in runs if "policy" in recorded_inputs(run.folder)]
     if not trained:
         raise UserError(
@@ -92,8 +92,22 @@ def find_field(folders: Sequence[Path]) -> Field:
     if len(set(ids.values())) > 1:
         said = ", ".join(f"{name} from {starts[name]}" for name in ids)
         raise UserError(f"The runs did not start from the same policy: {said}.")
-    judges = [recorded_inputs(run.folder).get("reward_model") for run in trained]
-    return Field(starts[trained[0].name], next(filter(None, judges), None), trained)
+    judges = {
+        run.name: recorded_inputs(run.folder)["reward_model"]
+        for run in trained
+        if "reward_model" in recorded_inputs(run.folder)
+    }
+    if len(set(parent_ids(judges).values())) > 1:
+        said = ", ".join(f"{name} by {path}" for name, path in judges.items())
+        raise UserError(f"The runs were not scored by the same reward model: {said}.")
+    return Field(starts[trained[0].name], next(iter(judges.values()), None), trained)
+
+
+def _told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Add the folder to the names of runs of the same stage."""
+    seen = Counter(run.stage for run in runs)
+    names = [f"{r.stage} ({r.folder.name})" if seen[r.stage] > 1 else r.stage for r in runs]
+    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
 
 
 def _finished(folder: Path) -> Iterator[Run]:
@@ -103,7 +117,7 @@ def _finished(folder: Path) -> Iterator[Run]:
     for place in [folder] if (folder / "artifact" / MANIFEST).is_file() else chain:
         stage = Manifest.read(place / "artifact").stage
         if stage != "reward":
-            yield Run(stage, place)
+            yield Run(stage, stage, place, place / "artifact")
 
 
 def config_of(run: Run) -> DictConfig:
@@ -179,8 +193,8 @@ class BestOfN(Contest):
         groups = again.answers(self.reference)
         for n in BEST_OF:
             chosen = best_of(groups, most, n)
-            exact = {"kl_per_sequence": best_of_n_kl(n)}
-            self.figures[f"best of {n}"] = duel.figures(before, chosen) | exact
+            figures = duel.figures(before, chosen, kl_per_sequence=best_of_n_kl(n))
+            self.figures[f"best of {n}"] = figures
 
 
 def best_of(answers: Answers, group_size: int, n: int) -> Answers:
@@ -218,9 +232,8 @@ def hold(taking_part: Field) -> list[Result]:
     Args:
         taking_part: whom.
     """
-    settings = [config_of(run) for run in taking_part.runs]
-    cfg = next((c for c in settings if "reward_model" in c.stage), settings[0])
-    source, origin = DataSource(cfg.data), Run("sft", taking_part.reference.parent)
+    cfg, start = _what_they_share(taking_part), taking_part.reference
+    source, origin = DataSource(cfg.data), Run("sft", "sft", start.parent, start)
     results = []
     for run in (origin, *taking_part.runs):
         log.info("%s answers the prompts of the test split", run.name)
@@ -228,6 +241,27 @@ def hold(taking_part: Field) -> list[Result]:
             results.append(Result(name, figures | (_costs(run) if name == run.name else {})))
         let_go()
     return results
+
+
+def _what_they_share(taking_part: Field) -> DictConfig:
+    """Return the config of a run that was scored, or of the first.
+
+    Raises:
+        UserError: if others had other data or other scorers, or nothing can score.
+    """
+    configs = {run.name: config_of(run) for run in taking_part.runs}
+    scored = {name: cfg for name, cfg in configs.items() if "reward_model" in cfg.stage}
+    name, cfg = next(iter((scored or configs).items()))
+    for key, where in (("data", configs), ("rewards", scored)):
+        for other, theirs in where.items():
+            if theirs[key] != cfg[key]:
+                raise UserError(f"{name} and {other} cannot be compared: {key} differs.")
+    if taking_part.reward_model is None and scores_by_model(cfg):
+        raise UserError(
+            f"Nothing can score the responses of {name}: name a run of ppo, grpo or rloo too, "
+            "which knows a reward model."
+        )
+    return cfg
 
 
 def _answer(
@@ -281,5 +315,5 @@ def _costs(run: Run) -> dict[str, float]:
     """Return the seconds and the memory that a run took by itself."""
     manifest = read_manifest(run.artifact)
     figures = {} if manifest is None else manifest.metrics
-    costs = {name: figures.get(f"{run.name}/{name}") for name in ("seconds", "peak_memory_gb")}
+    costs = {name: figures.get(f"{run.stage}/{name}") for name in ("seconds", "peak_memory_gb")}
     return {name: value for name, value in costs.items() if value is not None}

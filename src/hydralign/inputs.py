@@ -1,5 +1,6 @@
 """Which artifacts a run starts from, and what tells one run's result from another's."""
 
+import importlib.util
 import re
 import shlex
 from collections.abc import Mapping
@@ -78,6 +79,11 @@ def find_inputs(
     """
     inputs = {}
     wanted = lineage(cfg)
+    if getattr(settings, "reward_model", None) is not None and not scores_by_model(cfg):
+        raise UserError(
+            f"{where}.reward_model is given, but rewards does not ask for it. Add "
+            "{scorer: reward_model} to the list, or leave it out."
+        )
     for name, maker in wanted_inputs(cfg, stage).items():
         named = getattr(settings, name)
         if named is not None:
@@ -178,6 +184,7 @@ def config_hash(cfg: DictConfig, inputs: Mapping[str, Path]) -> str:
     parts["data"].pop("rewards", None)  # those of the run count
     if "reward_model" in cfg.stage:
         parts["rewards"] = OmegaConf.to_container(cfg.rewards, resolve=True)
+        parts["scorers"] = [_code_of(reward.scorer) for reward in cfg.rewards]
     if cfg.model.source is not None:
         parts["model"].pop("architecture")  # what the source is, for the memory plan
         parts["model"]["source"] = _named(cfg.model.source)
@@ -185,6 +192,16 @@ def config_hash(cfg: DictConfig, inputs: Mapping[str, Path]) -> str:
     return digest(
         [parts, cfg.seed, cfg.stop_after, rounding, parent_ids(inputs), _content(cfg.data.path)]
     )
+
+
+def _code_of(scorer: str) -> str | None:
+    """Hash the file of a scorer of the user's own, so that an edited one is not taken for it."""
+    module = scorer.rpartition(".")[0]
+    try:
+        found = importlib.util.find_spec(module) if module else None
+    except ImportError:
+        return None
+    return sha256(Path(found.origin)) if found and found.has_location and found.origin else None
 
 
 def _content(path: str | None) -> str | None:

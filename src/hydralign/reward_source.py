@@ -22,20 +22,19 @@ def build_rewards(rewards: Sequence[DictConfig]) -> tuple[Part, ...]:
     Raises:
         UserError: if one cannot be imported, or does not take its options.
     """
-    return tuple(
-        Part(
-            reward.scorer.rpartition(".")[2],
-            reward.weight,
-            None if reward.scorer == REWARD_MODEL else _rule(reward),
-        )
-        for reward in rewards
-    )
+    names = [reward.scorer.rpartition(".")[2] for reward in rewards]
+    parts = []
+    for number, (name, reward) in enumerate(zip(names, rewards, strict=True)):
+        again = names[:number].count(name)
+        rule = None if reward.scorer == REWARD_MODEL else _rule(reward)
+        parts.append(Part(f"{name}_{again + 1}" if again else name, reward.weight, rule))
+    return tuple(parts)
 
 
 def _rule(reward: DictConfig) -> Any:
     """Return a function of prompts, responses and answers: one with its options, or an object."""
     path = BUILT_IN_SCORERS.get(reward.scorer, reward.scorer)
-    options: Any = OmegaConf.to_container(reward.options)
+    options: Any = OmegaConf.to_container(reward.options, resolve=True)
     try:
         found = get_object(path)
     except Exception as error:

@@ -83,6 +83,24 @@ def test_a_sum_weighs_and_remembers_its_parts():
     assert both.means == {"reward_model": 2.0, "mine": 0.0}
 
 
+def test_both_of_two_equal_names_count():
+    twice = [RuleScorer(lambda p, r, a, x=x: [x] * 3) for x in (1.0, 10.0)]
+    both = WeightedScorer([("rule", 1.0, twice[0]), ("rule", 0.5, twice[1])])
+    assert both(RESPONSES).tolist() == [6.0] * 3
+
+
+def test_all_processes_go_by_the_first_ones_rule():
+    class Second:
+        gather = staticmethod(lambda mine: [[7.0] * len(mine), mine])
+
+    assert RuleScorer(lambda p, r, a: [1.0] * 3, ranks=Second())(RESPONSES).tolist() == [7.0] * 3
+
+
+def test_a_rule_that_returns_nothing_says_so():
+    with pytest.raises(UserError, match="mine returned None, wanted a list of numbers"):
+        scored(lambda p, r, a: None)
+
+
 def test_a_range_is_known_of_a_reward_model_alone():
     model = RewardModelScorer(Model, MicroBatches(2))
     rule = RuleScorer(lambda p, r, a: [0.0] * 3)

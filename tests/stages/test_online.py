@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from hydralign.rewards.scorers import RuleScorer
+from hydralign.rewards.scorers import RuleScorer, WeightedScorer
 from hydralign.stages.grpo import GRPO
 from hydralign.stages.rloo import RLOO
 from tests.stages.test_gradients import close
@@ -73,7 +73,8 @@ def test_each_step_starts_from_no_gradient(make_stage, make_data, fit, kind):
 
 def scored(stage, scores):
     """The stage, with these scores for the responses of every rollout."""
-    stage.scorer = RuleScorer(lambda prompts, texts: scores)
+    rule = RuleScorer(lambda prompts, texts, _: scores)
+    stage.scorer = WeightedScorer([("rule", 1.0, rule)])
     return stage
 
 
@@ -135,7 +136,7 @@ def test_the_score_rises(make_stage, make_data, fit, kind):
 def test_figures_compare_the_policy_before_and_after(make_stage, make_data, fit, kind):
     stage = make_stage(kind, rollouts=2, policy_learning_rate=1e-2)
     # A rule that nothing trains on: the number of z in the response.
-    gold = RuleScorer(lambda prompts, texts: [float(text.count("z")) for text in texts])
+    gold = RuleScorer(lambda prompts, texts, _: [float(text.count("z")) for text in texts])
     object.__setattr__(stage.context, "gold", gold)
     fit(stage, make_data(stage), test=True)
     name = kind.__name__.lower()

@@ -25,7 +25,7 @@ from hydralign.data.examples import (
     PromptExample,
 )
 from hydralign.data.pypi import cache_folder
-from hydralign.data.records import Comparison, Demonstration, Prompt, Record
+from hydralign.data.records import BadRow, Comparison, Demonstration, Prompt, Record
 from hydralign.data.report import RowReport
 
 WORTH = 5000
@@ -85,7 +85,10 @@ def key_of(records: Sequence[Record], encoder: Encoder, rating_gap: float) -> st
         for field in fields(encoder)
         if field.init and field.name != "tokenizer"
     }
-    found = hashlib.sha256(repr((settings, rating_gap, _code())).encode())
+    seen = None
+    with suppress(BadRow):
+        seen = encoder.prompt_text("x")  # a template may write the date
+    found = hashlib.sha256(repr((settings, rating_gap, _code(), seen)).encode())
     with TemporaryDirectory() as folder:  # as it is saved: vocabulary, special tokens, template
         encoder.tokenizer.save_pretrained(folder)
         for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
@@ -156,7 +159,7 @@ def _examples(arrays: dict[str, Any], rest: list[Any], kind: type[Record]) -> li
     borders = arrays["lists"].cumsum().tolist()
     return [
         _RESTORE[kind](lists[start:end], more)
-        for start, end, more in zip([0, *borders[:-1]], borders, rest, strict=True)
+        for start, end, more in zip([0, *borders][: len(borders)], borders, rest, strict=True)
     ]
 
 

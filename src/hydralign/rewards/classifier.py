@@ -11,7 +11,10 @@ from hydralign.errors import UserError, nearest
 
 
 class Classifier:
-    """Scores a response by how sure a classifier is of a label."""
+    """Scores a response by how sure a classifier is of a label.
+
+    Prompts come as the policy reads them, its chat template included.
+    """
 
     def __init__(
         self,
@@ -37,10 +40,14 @@ class Classifier:
         try:
             model = AutoModelForSequenceClassification.from_pretrained(source)
             self.tokenizer = AutoTokenizer.from_pretrained(source)
+            self.tokenizer.truncation_side = "left"  # of a long text the response is what counts
         except (OSError, ValueError) as error:
             raise UserError(
                 f"rewards: the classifier {source} cannot be loaded: {str(error).splitlines()[0]}"
             ) from error
+        if self.tokenizer.pad_token is None:  # texts of a batch are padded, and told apart by it
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+            model.config.pad_token_id = self.tokenizer.pad_token_id
         found = torch.accelerator.current_accelerator(check_available=True)
         self.device = device or (found.type if found else "cpu")
         self.model: Any = model.eval().requires_grad_(False).to(self.device)

@@ -1,13 +1,13 @@
 """What scores a response: a reward model, a rule over texts, or a weighted sum of several."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hydralign.errors import UserError
+from hydralign.errors import UserError, is_out_of_memory
 from hydralign.micro_batches import MicroBatches
 from hydralign.models.roles import ScalarRole
 from hydralign.ranks import Ranks
@@ -46,15 +46,17 @@ class RewardModelScorer:
 class RuleScorer:
     """Scores responses by a rule that reads their texts."""
 
-    def __init__(self, rule: Rule, name: str = "rule") -> None:
+    def __init__(self, rule: Rule, name: str = "rule", ranks: Ranks | None = None) -> None:
         """Keep the rule.
 
         Args:
             rule: a function of prompts, responses and answers.
             name: of it, for messages.
+            ranks: the processes of the run; all go by what the first one's rule says.
         """
         self.rule = rule
         self.name = name
+        self.ranks = ranks or Ranks()
 
     def __call__(self, responses: Responses) -> Tensor:
         """Return the (b,) scores of b responses.
@@ -65,9 +67,14 @@ class RuleScorer:
         """
         given = (responses.prompts, responses.texts, responses.answers)
         try:
-            scores = list(self.rule(*given))
+            said = self.rule(*given)
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise UserError(self._whose_fault(error, *given)) from error
+        if not isinstance(said, Iterable):
+            raise UserError(f"The scorer {self.name} returned {said!r}, wanted a list of numbers.")
+        scores = list(said)
         if len(scores) != len(responses.texts):
             raise UserError(
                 f"The scorer {self.name} returned {len(scores)} scores for "
@@ -75,10 +82,10 @@ class RuleScorer:
             )
         for row, score in enumerate(scores):
             if isinstance(score, str) or not hasattr(score, "__float__"):
-                said = f"gave {score!r}, which is no number, to"
-                raise UserError(f"The scorer {self.name} {said} {_row(row, *given)}")
-        device = responses.sequences.sequence_ids.device
-        return torch.tensor([float(score) for score in scores], device=device)
+                what = f"gave {score!r}, which is no number, to"
+                raise UserError(f"The scorer {self.name} {what} {_row(row, *given)}")
+        numbers = self.ranks.gather([float(score) for score in scores])[0]
+        return torch.tensor(numbers, device=responses.sequences.sequence_ids.device)
 
     def _whose_fault(self, error: Exception, *given: Sequence[Any]) -> str:
         """Name the first row on which the rule raises by itself."""
@@ -126,10 +133,9 @@ class WeightedScorer:
 
     def __call__(self, responses: Responses) -> Tensor:
         """Return the (b,) sums of b responses."""
-        scores = {name: scorer(responses) for name, _, scorer in self.scorers}
-        self.means = {name: score.mean().item() for name, score in scores.items()}
-        weighted = [weight * scores[name] for name, weight, _ in self.scorers]
-        return torch.stack(weighted).sum(0)
+        scores = [(name, weight, scorer(responses)) for name, weight, scorer in self.scorers]
+        self.means = {name: score.mean().item() for name, _, score in scores}
+        return torch.stack([weight * score for _, weight, score in scores]).sum(0)
 
     @property
     def seen(self) -> Sequence[float] | None:

@@ -79,7 +79,7 @@ class StageContext:
 
     def _scorer_of(self, part: Part, reward_model: ScalarRole | None) -> Scorer:
         if part.rule is not None:
-            return RuleScorer(part.rule, part.name)
+            return RuleScorer(part.rule, part.name, self.ranks)
         assert reward_model is not None
         return RewardModelScorer(reward_model, self.scoring, self.ranks)
 

@@ -115,11 +115,20 @@ class HeadToHead:
         """Return the answers before and after."""
         return self.answers(self.before), self.answers(self.after)
 
-    def figures(self, before: Answers, after: Answers) -> dict[str, float]:
+    def figures(
+        self, before: Answers, after: Answers, *, kl_per_sequence: float | None = None
+    ) -> dict[str, float]:
         """Return the figures of the comparison, by name.
 
         A win is a higher score than the reference's on the same prompt; equal scores are half.
+
+        Args:
+            before: the reference's.
+            after: the policy's.
+            kl_per_sequence: in nats, where it is known without measuring it.
         """
+        if kl_per_sequence is None:
+            kl_per_sequence = self.kl_per_sequence(after)
         wins = (torch.sign(after.scores - before.scores) + 1) / 2
         low, high = bootstrap_interval(list(wins.unsqueeze(-1)), seed=self.seed)
         figures = {
@@ -129,7 +138,7 @@ class HeadToHead:
             "win_rate": wins.mean().item(),
             "win_rate_low": low,
             "win_rate_high": high,
-            "kl_per_sequence": self.kl_per_sequence(after),
+            "kl_per_sequence": kl_per_sequence,
         }
         for name, answers in (("_before", before), ("", after)):
             figures |= {key + name: value for key, value in _text_figures(answers).items()}

@@ -58,7 +58,7 @@ class GRPOSettings:
     and rloo, with the KL in the reward, charge a token that of those after it, too. k3: its value
     is unbiased, but its gradient is that of KL(reference || policy)."""
     missing_stop_penalty: float
-    """Taken off the normalised score of a response that reached the length limit."""
+    """Taken off the score of a response that reached the length limit."""
     overlong_tokens: int | None
     """Tokens before the length limit over which up to 1 is taken off the score; null: none."""
     mask_unfinished: bool

@@ -214,7 +214,7 @@ class OnlineStage(L.LightningModule):
     def scorer_means(self) -> dict[str, float]:
         """Mean of each scorer by itself, where there are several."""
         means = self.scorer.means
-        return {f"reward/{name}": mean for name, mean in means.items()} if len(means) > 1 else {}
+        return {f"rewards/{name}": mean for name, mean in means.items()} if len(means) > 1 else {}
 
     @property
     def schedules(self) -> list[Any]:

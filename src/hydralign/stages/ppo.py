@@ -69,7 +69,7 @@ class PPOSettings:
     kl_horizon: float
     """Episodes over which a full error changes the adaptive kl_coef by a fifth."""
     missing_stop_penalty: float
-    """Taken off the normalised score of a response that reached the length limit."""
+    """Taken off the score of a response that reached the length limit."""
     gamma: float
     """Discount per token."""
     gae_lambda: float

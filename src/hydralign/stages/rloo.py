@@ -48,7 +48,7 @@ class RLOOSettings:
     kl_coef: float
     """Weight of the KL of a whole response in its reward."""
     missing_stop_penalty: float
-    """Taken off the normalised score of a response that reached the length limit."""
+    """Taken off the score of a response that reached the length limit."""
     clip_range: float
     """How far the ratio of new to old probability of a whole response may pay off, from 1."""
     max_grad_norm: float
