@@ -53,8 +53,8 @@ def test_one_label_gives_its_logit_and_the_prompt_can_be_left_out(make_classifie
 
 def test_a_label_that_is_not_there_and_a_folder_that_is_not(make_classifier, tmp_path):
     _, _, folder = make_classifier("bad", "good")
-    with pytest.raises(UserError, match="has no label 'gud'. Did you mean good"):
-        Classifier(folder, "gud")
+    with pytest.raises(UserError, match="has no label 'goods'. Did you mean good"):
+        Classifier(folder, "goods")
     with pytest.raises(UserError, match="has no label 'None'|has no label None"):
         Classifier(folder)
     with pytest.raises(UserError, match="the classifier .*nothing cannot be loaded: "):
