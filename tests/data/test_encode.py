@@ -48,10 +48,10 @@ def test_comparisons_without_pairs_are_dropped_and_counted(encoder, caplog):
     kept = Comparison("", ("a", "b"), (0, 1), (2.0, 0.0))
     close = Comparison("", ("a", "b"), (0, 1), (1.5, 1.0))
     too_long = Comparison("", ("a", "bcde"), (0, 1))
-    one_left = Comparison("", ("a", "bcde", "cdef"), (1, 1, 0))
+    only_a_tie = Comparison("", ("a", "b", "cdef"), (1, 1, 0))
     with caplog.at_level(logging.INFO):
         examples = encode_records(
-            [close, kept, too_long, one_left], encoder, origin="x", rating_gap=1.0
+            [close, kept, too_long, only_a_tie], encoder, origin="x", rating_gap=1.0
         )
     assert [example.responses for example in examples] == [[[2, EOS], [3, EOS]]]
     assert "x: 3 comparisons dropped: no pair of responses left" in caplog.text

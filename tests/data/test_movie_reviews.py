@@ -115,9 +115,9 @@ def test_dealing_depends_on_the_seed_alone():
     assert deal(0).train[:half] != deal(0).train[half:]  # each round deals anew
 
 
-def test_a_group_of_equal_ratings_is_a_tie():
+def test_a_group_of_equal_ratings_is_reported():
     rows = [Row(i, {"text": f"all alike number {i}", "rating": 1.0}) for i in (4, 5)]
     report = RowReport("x")
     splits = movie_reviews.comparisons(rows, HashSplitter({"train": 1.0}), report, k=2, rounds=1)
-    assert [comparison.ranks for comparison in splits.train] == [(0.0, 0.0)]
-    assert report.bad_rows == []
+    assert splits.train == []
+    assert [reason for _, reason in report.bad_rows] == ["only ties"]

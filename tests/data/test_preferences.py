@@ -132,9 +132,8 @@ def test_ratings_of_both_sides(ratings, expected):
 
 
 @pytest.mark.parametrize("tie", [{"tie": True}, {"score_chosen": 3, "score_rejected": 3.0}])
-def test_a_tie_is_a_comparison_too(tie):
-    made = pair({"prompt": "The sky is", **TEXTS, **tie})
-    assert (made.responses, len(set(made.ranks))) == ((" blue.", " green."), 1)
+def test_a_tie_ranks_nothing(tie):
+    assert reason({"prompt": "The sky is", **TEXTS, **tie}) == "only ties"
 
 
 P = {"prompt": "p"}

@@ -37,11 +37,6 @@ def test_responses_to_a_dialogue():
     assert ranking(values).prompt == (Message("user", "p"),)
 
 
-@pytest.mark.parametrize("equal", [{"ranks": [1, 1, 1]}, {"scores": [3, 3, 3]}])
-def test_a_tie_of_all_is_kept(equal):
-    assert len(set(ranking(ROW | equal).ranks)) == 1
-
-
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
@@ -49,6 +44,8 @@ def test_a_tie_of_all_is_kept(equal):
         (ROW | {"ranks": [0, 1]}, "3 responses but 2 ranks"),
         (ROW | {"ranks": [0, 1, 2], "scores": [3, 2]}, "3 responses but 2 ratings"),
         (ROW | {"scores": [3, 2]}, "3 responses but 2 ranks"),
+        (ROW | {"ranks": [1, 1, 1]}, "only ties"),
+        (ROW | {"scores": [3, 3, 3]}, "only ties"),
         (ROW | {"scores": [3, 2, float("nan")]}, "column 'scores' holds no list of numbers"),
         (ROW | {"ratings": 3}, "column 'ratings' holds no list of numbers"),
         (ROW | {"ranks": [True, False, 1]}, "column 'ranks' holds no list of numbers"),
@@ -133,6 +130,7 @@ GOOD = completion("a", overall_score=3)
             "no completion has overall_score, fine-grained_score or annotations",
         ),
         (rated(GOOD), "1 responses, wanted at least 2"),
+        (rated(GOOD, GOOD, GOOD), "only ties"),
         (rated(GOOD, completion("", overall_score=1)), "empty response"),
         (
             rated(GOOD, {"overall_score": 1}),
@@ -211,6 +209,7 @@ def test_what_is_to_be_summarised(info, expected):
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
+        (summaries("a", "b", choice=None), "only ties"),
         (summaries("a", "b", choice=2), "column 'choice' holds 2, wanted 0 to 1, or null"),
         (summaries("a", "b", choice=-1), "column 'choice' holds -1, wanted 0 to 1, or null"),
         (summaries("a", "b", choice=True), "column 'choice' holds True, wanted 0 to 1, or null"),
@@ -240,8 +239,3 @@ def test_what_is_to_be_summarised(info, expected):
 )
 def test_summaries_that_cannot_be_used_say_why(values, expected):
     assert reason(chosen_summary, values) == expected
-
-
-def test_ties_of_all_are_kept_in_every_form():
-    assert len(set(rated_completions(rated(GOOD, GOOD, GOOD)).ranks)) == 1
-    assert len(set(chosen_summary(summaries("a", "b", choice=None)).ranks)) == 1

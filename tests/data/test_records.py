@@ -18,6 +18,7 @@ from hydralign.data.records import (
         (lambda: Comparison("p", ("a",), (0,)), "1 responses, wanted at least 2"),
         (lambda: Comparison("p", ("a", "b"), (0, 1, 2)), "2 responses but 3 ranks"),
         (lambda: Comparison("p", ("a", "b"), (0, 1), (1.0,)), "2 responses but 1 ratings"),
+        (lambda: Comparison("p", ("a", "b", "c"), (1, 1, 1)), "only ties"),
         (lambda: Comparison("p", ("a", ""), (0, 1)), "empty response"),
         (lambda: Prompt("  "), "empty prompt"),
         (lambda: Prompt(()), "empty prompt"),
@@ -49,10 +50,6 @@ def triples(pairs):
 def test_all_pairs_the_better_one_first_and_ties_at_one_half():
     comparison = Comparison("p", ("a", "b", "c"), (2, 0, 2))
     assert triples(preference_pairs(comparison)) == [(1, 0, 1), (0, 2, 0.5), (1, 2, 1)]
-
-
-def test_a_tie_of_two_is_a_pair_at_one_half():
-    assert triples(preference_pairs(Comparison("p", ("a", "b"), (1, 1)))) == [(0, 1, 0.5)]
 
 
 def test_pairs_closer_than_the_gap_are_left_out():

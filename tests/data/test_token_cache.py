@@ -15,7 +15,7 @@ from hydralign.errors import UserError
 
 BOS, EOS = 0, 1
 COMPARISONS = [
-    Comparison("a", ("b", "cefgh", "defgh"), (1, 1, 0), row=1),  # one response is left
+    Comparison("a", ("b", "c", "defgh"), (1, 1, 0), row=1),  # only a tie is left
     Comparison("a", ("b", "cd", "e"), (1, 0, 1), row=2),
     Comparison("abcd", ("b", "c"), (0, 1), row=3),  # the prompt is too long
 ]

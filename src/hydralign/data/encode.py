@@ -113,7 +113,7 @@ def _comparison(record: Comparison, encoding: _Encoding) -> ComparisonExample | 
         )
     try:
         pairs = preference_pairs(_choose(record, kept), encoding.rating_gap)
-    except BadRow:  # fewer than two are left
+    except BadRow:  # fewer than two are left, or only ties
         pairs = []
     if not pairs:
         report.count("comparisons dropped: no pair of responses left")

@@ -98,8 +98,6 @@ def _preferred(
 ) -> Callable[[Values], tuple[PromptText, str]]:
     def demonstrated(values: Values) -> tuple[PromptText, str]:
         compared = compare(values)
-        if len(set(compared.ranks)) == 1:
-            raise BadRow("only ties")  # no response was preferred
         return compared.prompt, compared.responses[compared.ranks.index(min(compared.ranks))]
 
     return demonstrated

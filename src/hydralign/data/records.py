@@ -48,8 +48,8 @@ class Comparison:
     """A prompt with responses ranked by preference.
 
     Raises:
-        BadRow: if a response is empty, there are fewer than two, or the lengths of responses, ranks
-            and ratings differ.
+        BadRow: if a response is empty, there are fewer than two, the lengths of responses, ranks
+            and ratings differ, or all ranks are equal.
     """
 
     prompt: PromptText
@@ -70,6 +70,8 @@ class Comparison:
             raise BadRow(f"{k} responses but {len(self.ranks)} ranks")
         if self.ratings is not None and len(self.ratings) != k:
             raise BadRow(f"{k} responses but {len(self.ratings)} ratings")
+        if len(set(self.ranks)) == 1:
+            raise BadRow("only ties")
         for response in self.responses:
             _check_response(response)
 
