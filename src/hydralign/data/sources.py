@@ -127,7 +127,8 @@ def _read_hub(path: str, name: str | None, split: str) -> list[Row]:
     import datasets
 
     try:
-        return _numbered(datasets.load_dataset(path, name, split=split))
+        configuration = () if name is None else (name,)
+        return _numbered(datasets.load_dataset(path, *configuration, split=split))
     except Exception as error:  # its errors have no common base: offline, no such id, no such split
         raise UserError(
             f"Could not load split {split!r} of {path!r} from the hub: "
