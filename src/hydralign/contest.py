@@ -6,7 +6,7 @@ Best of n is one of them: no training at all, and where no two scores are equal 
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class Field:
     """Artifact of the policy that all started from."""
     reward_model: Path | None
     """That of the reward model that scores, if one does."""
-    runs: Sequence[Run] = field(default_factory=tuple)
+    runs: Sequence[Run]
 
 
 def find_field(folders: Sequence[Path]) -> Field:
@@ -136,17 +136,25 @@ class Contest(L.LightningModule):
         "reward_model": RoleSpec("reward_model", scalar=True),
     }
 
-    def __init__(self, name: str, context: StageContext, temperature: float, **roles: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        context: StageContext,
+        temperature: float,
+        before: Answers | None = None,
+        **roles: Any,
+    ) -> None:
         """Put two policies and their judge together.
 
         Args:
             name: of the policy that is not the reference.
             context: machine and data.
             temperature: of sampling.
+            before: the reference's answers, where it has given them already.
             roles: by name.
         """
         super().__init__()
-        self.name = name
+        self.name, self.before = name, before
         self.policy, self.reference = roles["policy"], roles["reference"]
         self.reward_model = roles.get("reward_model")
         self.scorer = context.scorer(self.reward_model)
@@ -161,19 +169,13 @@ class Contest(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Let both answer, and compare."""
         duel = self.duel(self.context.seed)
-        self.figures[self.name] = duel.figures(*duel.compare())
+        self.before = self.before or duel.answers(self.reference)
+        self.figures[self.name] = duel.figures(self.before, duel.answers(self.policy))
 
     def duel(self, seed: int) -> HeadToHead:
         """Return policy and reference with the prompts."""
-        duel = HeadToHead(
-            before=self.reference,
-            after=self.policy,
-            scorer=self.scorer,
-            gold=self.context.gold,
-            codec=self.context.codec,
-            sampling=self.sampling,
-            micro_batches=self.context.scoring,
-            seed=seed,
+        duel = self.context.head_to_head(
+            self.reference, self.policy, self.scorer, self.sampling, seed
         )
         for prompts in self.prompts:
             duel.add(prompts)
@@ -185,8 +187,8 @@ class BestOfN(Contest):
 
     def on_test_epoch_end(self) -> None:
         """Sample the most that are needed, and choose among the first n of each prompt."""
-        duel = self.duel(self.context.seed)
-        before, again = duel.answers(self.reference), self.duel(self.context.seed + 1)
+        duel, again = (self.duel(self.context.seed + more) for more in (0, 1))
+        self.before = before = duel.answers(self.reference)
         self.figures[self.name] = again.figures(before, again.answers(self.reference))
         most = max(BEST_OF)
         again.sampling = replace(self.sampling, group_size=most)
@@ -234,11 +236,22 @@ def hold(taking_part: Field) -> list[Result]:
     """
     cfg, start = _what_they_share(taking_part), taking_part.reference
     source, origin = DataSource(cfg.data), Run("sft", "sft", start.parent, start)
-    results = []
+    codec = build_codec(cfg.model, source, {"reference": start})
+    context = _context(cfg, source, codec)
+    prompts = EvaluationLoader(
+        source.examples("prompt", codec).test,
+        source.collate("prompt", codec),
+        batch_size=cfg.hardware.generation_batch_size,
+    )
+    results: list[Result] = []
+    before = None
     for run in (origin, *taking_part.runs):
         log.info("%s answers the prompts of the test split", run.name)
-        for name, figures in _answer(cfg, source, taking_part, run).items():
+        contest = _answer(cfg, context, prompts, taking_part, run, before)
+        before = contest.before
+        for name, figures in contest.figures.items():
             results.append(Result(name, figures | (_costs(run) if name == run.name else {})))
+        del contest
         let_go()
     return results
 
@@ -265,22 +278,21 @@ def _what_they_share(taking_part: Field) -> DictConfig:
 
 
 def _answer(
-    cfg: DictConfig, source: DataSource, taking_part: Field, run: Run
-) -> dict[str, dict[str, float]]:
-    """Return the figures of a policy; of the one that all started from, also of its best of n."""
+    cfg: DictConfig,
+    context: StageContext,
+    prompts: EvaluationLoader,
+    taking_part: Field,
+    run: Run,
+    before: Answers | None,
+) -> Contest:
+    """Hold one contest; that of the policy that all started from also has its best of n."""
     paths = {"policy": run.artifact, "reference": taking_part.reference}
     if taking_part.reward_model is not None:
         paths["reward_model"] = taking_part.reward_model
-    codec = build_codec(cfg.model, source, paths)
-    prompts = EvaluationLoader(
-        source.examples("prompt", codec).test,
-        source.collate("prompt", codec),
-        batch_size=cfg.hardware.generation_batch_size,
-    )
     kind = BestOfN if run.artifact == taking_part.reference else Contest
-    roles = build_roles(cfg, kind, paths, len(codec.tokenizer))
+    roles = build_roles(cfg, kind, paths, len(context.codec.tokenizer))
     temperature = cfg.stage.get("temperature", 1.0)
-    contest = kind(run.name, _context(cfg, source, codec), temperature, **roles)
+    contest = kind(run.name, context, temperature, before, **roles)
     trainer = L.Trainer(
         accelerator=cfg.hardware.accelerator,
         devices=1,
@@ -291,7 +303,7 @@ def _answer(
         enable_progress_bar=False,
     )
     trainer.test(contest, prompts, verbose=False)
-    return contest.figures
+    return contest
 
 
 def _context(cfg: DictConfig, source: DataSource, codec: Codec) -> StageContext:

@@ -101,8 +101,8 @@ def find_inputs(
 
 def wanted_inputs(cfg: DictConfig, stage: Any) -> dict[str, str]:
     """Return the inputs of a stage, without a reward model where it does not score."""
-    kept = stage.inputs if scores_by_model(cfg) else set(stage.inputs) - {"reward_model"}
-    return {name: maker for name, maker in stage.inputs.items() if name in kept}
+    unwanted = () if scores_by_model(cfg) else ("reward_model",)
+    return {name: maker for name, maker in stage.inputs.items() if name not in unwanted}
 
 
 def scores_by_model(cfg: DictConfig) -> bool:

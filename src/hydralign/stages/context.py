@@ -7,7 +7,7 @@ from typing import Any
 from hydralign.data.collate import PromptBatch
 from hydralign.micro_batches import MicroBatches
 from hydralign.models.codec import Codec
-from hydralign.models.roles import ScalarRole
+from hydralign.models.roles import ScalarRole, TextRole
 from hydralign.ranks import Ranks
 from hydralign.rewards.scorers import (
     MODEL_ALONE,
@@ -17,6 +17,7 @@ from hydralign.rewards.scorers import (
     WeightedScorer,
 )
 from hydralign.rollout.sampling import Sampling, Scorer
+from hydralign.stages.evaluation import HeadToHead
 from hydralign.stages.guards import Guard
 
 
@@ -82,6 +83,29 @@ class StageContext:
             return RuleScorer(part.rule, part.name, self.ranks)
         assert reward_model is not None
         return RewardModelScorer(reward_model, self.scoring, self.ranks)
+
+    def head_to_head(
+        self, before: TextRole, after: TextRole, scorer: Scorer, sampling: Sampling, seed: int
+    ) -> HeadToHead:
+        """Return two policies that are to answer the same prompts.
+
+        Args:
+            before: the reference.
+            after: the policy.
+            scorer: judges both.
+            sampling: of both.
+            seed: of the draws.
+        """
+        return HeadToHead(
+            before=before,
+            after=after,
+            scorer=scorer,
+            gold=self.gold,
+            codec=self.codec,
+            sampling=sampling,
+            micro_batches=self.scoring,
+            seed=seed,
+        )
 
     def sampling(self, temperature: float = 1.0) -> Sampling:
         """Return how responses are drawn at a temperature."""

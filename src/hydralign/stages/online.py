@@ -22,7 +22,7 @@ from hydralign.rollout.stopwatch import Stopwatch
 from hydralign.stages.alarms import Alarms
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
-from hydralign.stages.evaluation import HeadToHead, side_by_side
+from hydralign.stages.evaluation import side_by_side
 from hydralign.stages.guards import check_first_ratio, evidence_of, sound
 from hydralign.stages.metrics import (
     perf_metrics,
@@ -256,15 +256,8 @@ class OnlineStage(L.LightningModule):
 
     def on_test_epoch_start(self) -> None:
         """Prepare the comparison of before and after."""
-        self.comparison = HeadToHead(
-            before=self.reference,
-            after=self.policy,
-            scorer=self.scorer,
-            gold=self.context.gold,
-            codec=self.context.codec,
-            sampling=self.sampling,
-            micro_batches=self.context.scoring,
-            seed=self.context.seed,
+        self.comparison = self.context.head_to_head(
+            self.reference, self.policy, self.scorer, self.sampling, self.context.seed
         )
 
     def on_test_epoch_end(self) -> None:
