@@ -84,7 +84,7 @@ def test_what_hydralign_is_told_composes(name, tmp_path):
 
 def test_the_tokens_of_a_step_are_counted_prompts_with_each_response():
     example = ComparisonExample([5, 6, 7], [[8, 1], [9, 9, 9, 1]], [Pair(0, 1, 1.0)])
-    clock = benchmark._clock("")
+    clock = benchmark.make_clock()
     for index in range(2):
         step = Step([example] * (index + 1), [example] * 2, collate=None)
         clock.on_train_batch_start(None, None, step, index)
