@@ -45,6 +45,9 @@ CELLS += [("qwen2.5_7b_lora", "gpu_12gb"), ("llama3.1_8b_lora", "gpu_12gb")]
 LENGTHS = 256, 128
 """Tokens of prompts and responses."""
 
+LONGEST = 120
+"""Letters of a failure that the table shows."""
+
 STEPS = 2
 FEW = {
     "sft": ["stage.batch_size=8", f"stage.steps={STEPS}", "stage.warmup_steps=0"],
@@ -130,7 +133,7 @@ def in_a_child(model: str, preset: str, stage: str) -> dict[str, Any]:
         command, capture_output=True, text=True, check=False, env=os.environ | settings
     )
     if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-1]}
+        return {"error": done.stderr.strip().splitlines()[-1][:LONGEST]}
     return json.loads(done.stdout.splitlines()[-1])
 
 

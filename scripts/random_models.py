@@ -137,16 +137,18 @@ class RandomBase:
         generator = torch.Generator(self.device).manual_seed(0)
         with torch.device("meta"):
             model = self.kind.from_config(self.fake.config, dtype=self.dtype)
-        bits, linear = self.fake.quantization, dict(quantizable(model))
-        linear.pop("score", None)  # the head of a classifier
+        bits = self.fake.quantization
+        narrow = {name for name, _ in quantizable(model)} - {"score"}  # the head of a classifier
         for name, module in list(model.named_modules()):
             if hasattr(module, "inv_freq"):  # computed, not drawn
                 rotary: Any = type(module)
                 model.set_submodule(name, rotary(model.config).to(self.device))
                 continue
             self._draw(module, generator)
-            if bits is not None and name in linear:
-                model.set_submodule(name, quantized_layer(linear[name], bits, self.device))
+            if bits is not None and name in narrow:
+                layer: Any = module
+                model.set_submodule(name, quantized_layer(layer, bits, self.device))
+                module.to("meta")  # the list still holds it
         model.tie_weights()
         if bits is not None:
             mark_quantized_(model, bits)
