@@ -35,8 +35,10 @@ MODULES = {
     "inputs": {"artifacts"},
     "data_source": {"data", "models", "rewards"},
     "reward_source": {"config", "rewards"},
-    "contest": {"artifacts", "data", "data_source", "inputs", "memory", "model_source"}
-    | {"micro_batches", "models", "record", "reward_source", "rl", "rollout", "stages"},
+    "finished": {"artifacts", "config", "data", "model_source", "models", "record", "rewards"}
+    | {"rl", "rollout"},
+    "contest": {"data", "data_source", "finished", "inputs", "memory", "model_source"}
+    | {"models", "record", "reward_source", "rl", "rollout", "stages"},
     "checks": {"config", "data", "inputs"},
     "explain": {"data"},
     "record": {"artifacts"},
@@ -85,6 +87,7 @@ SMALL = {
 """Small modules of no room's own, and who may use them."""
 KNOW_HYDRA = {"config", "build", "inputs", "run", "cli", "checks", "explain"}
 KNOW_HYDRA |= {"data_source", "model_source", "planner", "record", "reward_source", "contest"}
+KNOW_HYDRA |= {"finished"}
 
 
 def room(path):
