@@ -9,15 +9,9 @@ from torch.testing import assert_close
 
 from hydralign.artifacts import write_json
 from hydralign.errors import UserError
-from hydralign.finished import (
-    find_policy,
-    find_reward_model,
-    find_runs,
-    open_policies,
-    open_policy,
-    open_reward_model,
-)
+from hydralign.finished import open_policies, open_policy, open_reward_model
 from hydralign.rl.sequences import pad_sequences
+from hydralign.runs import find_policy, find_reward_model, find_runs
 
 
 def test_a_run_its_stage_and_its_artifact_stand_for_the_same(finish, tmp_path):

@@ -35,10 +35,13 @@ MODULES = {
     "inputs": {"artifacts"},
     "data_source": {"data", "models", "rewards"},
     "reward_source": {"config", "rewards"},
-    "finished": {"artifacts", "config", "data", "model_source", "models", "record", "rewards"}
-    | {"rl", "rollout"},
-    "contest": {"data", "data_source", "finished", "inputs", "memory", "model_source"}
-    | {"models", "record", "reward_source", "rl", "rollout", "stages"},
+    "runs": {"artifacts", "config", "record"},
+    "finished": {"artifacts", "data", "model_source", "models", "rewards", "rl", "rollout", "runs"},
+    "prompts": {"checks", "config", "data", "data_source", "finished"},
+    "sample_file": {"artifacts", "record"},
+    "sample": {"artifacts", "data", "finished", "prompts", "rollout", "runs", "sample_file"},
+    "contest": {"data", "data_source", "inputs", "memory", "model_source"}
+    | {"models", "record", "reward_source", "rl", "rollout", "runs", "stages"},
     "checks": {"config", "data", "inputs"},
     "explain": {"data"},
     "record": {"artifacts"},
@@ -87,7 +90,7 @@ SMALL = {
 """Small modules of no room's own, and who may use them."""
 KNOW_HYDRA = {"config", "build", "inputs", "run", "cli", "checks", "explain"}
 KNOW_HYDRA |= {"data_source", "model_source", "planner", "record", "reward_source", "contest"}
-KNOW_HYDRA |= {"finished"}
+KNOW_HYDRA |= {"runs", "finished", "prompts", "sample"}
 
 
 def room(path):

@@ -19,7 +19,6 @@ from hydralign.data.collate import PromptBatch
 from hydralign.data.loaders import EvaluationLoader
 from hydralign.data_source import DataSource
 from hydralign.errors import UserError
-from hydralign.finished import Run, find_runs
 from hydralign.inputs import parent_ids, read_manifest, scores_by_model
 from hydralign.memory import let_go
 from hydralign.micro_batches import MicroBatches
@@ -30,6 +29,7 @@ from hydralign.record import recorded_inputs
 from hydralign.reward_source import build_rewards
 from hydralign.rl.kl import best_of_n_kl
 from hydralign.rollout.sampling import Responses
+from hydralign.runs import Run, find_runs
 from hydralign.stages.context import StageContext
 from hydralign.stages.evaluation import Answers, HeadToHead
 
