@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", choices=SPLITS, default="train")
     parser.add_argument("--data", nargs="+", default=[], help="overrides, as train.py takes them")
     parser.add_argument("--seed", type=int, default=0, help="of the draws; 0")
+    parser.add_argument("--own-templates", action="store_true", help="each reads its own prompts")
     parser.add_argument("--out", type=Path, default=Path("samples.jsonl"), help="samples.jsonl")
     options = parser.parse_args(arguments)
 
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             split=options.split,
             data=options.data,
             seed=options.seed,
+            own_templates=options.own_templates,
         ),
     )
 

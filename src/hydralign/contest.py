@@ -4,7 +4,6 @@ Best of n is one of them: no training at all, and where no two scores are equal 
 """
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from hydralign.record import recorded_inputs
 from hydralign.reward_source import build_rewards
 from hydralign.rl.kl import best_of_n_kl
 from hydralign.rollout.sampling import Responses
-from hydralign.runs import Run, find_runs
+from hydralign.runs import Run, find_runs, told_apart
 from hydralign.stages.context import StageContext
 from hydralign.stages.evaluation import Answers, HeadToHead
 
@@ -69,7 +68,7 @@ def find_field(folders: Sequence[Path]) -> Field:
     Raises:
         UserError: if there is none, or they did not start from the same policy.
     """
-    runs = _told_apart([run for folder in folders for run in find_runs(folder) if run.is_policy])
+    runs = told_apart([run for folder in folders for run in find_runs(folder) if run.is_policy])
     trained = [run for run in runs if "policy" in recorded_inputs(run.folder)]
     if not trained:
         raise UserError(
@@ -89,13 +88,6 @@ def find_field(folders: Sequence[Path]) -> Field:
         said = ", ".join(f"{name} by {path}" for name, path in judges.items())
         raise UserError(f"The runs were not scored by the same reward model: {said}.")
     return Field(starts[trained[0].name], next(iter(judges.values()), None), trained)
-
-
-def _told_apart(runs: Sequence[Run]) -> list[Run]:
-    """Add the folder to the names of runs of the same stage."""
-    seen = Counter(run.stage for run in runs)
-    names = [f"{r.stage} ({r.folder.name})" if seen[r.stage] > 1 else r.stage for r in runs]
-    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
 
 
 class Contest(L.LightningModule):

@@ -97,6 +97,27 @@ def draw_prompts(
     return readable
 
 
+def check_same_text(
+    policies: Sequence[Policy], encoders: Sequence[Encoder], prompts: Sequence[Prompt]
+) -> None:
+    """Check that all policies read the same text.
+
+    Raises:
+        UserError: if their templates make different texts of a prompt.
+    """
+    for prompt in prompts:
+        texts = [encoder.prompt_text(prompt.prompt) for encoder in encoders]
+        if len(set(texts)) > 1:
+            shown = "\n".join(
+                f"  {policy.run.folder}: {text!r:.200}"
+                for policy, text in zip(policies, texts, strict=True)
+            )
+            raise UserError(
+                f"The policies have different templates, so they would not read the same prompt:\n"
+                f"{shown}\nLet each read it in its own: --own-templates."
+            )
+
+
 def batch_of(policy: Policy, encoder: Encoder, prompts: Sequence[Prompt]) -> PromptBatch:
     """Lay out prompts as a policy reads them, on its device.
 

@@ -1,6 +1,8 @@
 """Finished runs, found by their folders: what lies there, and with which settings it was made."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -129,6 +131,13 @@ def find_reward_model(folder: Path) -> Run:
         choice = ", ".join(str(run.folder) for run in models)
         raise UserError(f"{folder} holds several reward models. Name one: {choice}.")
     return models[0]
+
+
+def told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Return runs with the folder in the names of those of the same stage."""
+    seen = Counter(run.stage for run in runs)
+    names = [f"{r.stage} ({r.folder.name})" if seen[r.stage] > 1 else r.stage for r in runs]
+    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
 
 
 def _nothing_in(folder: Path) -> str:

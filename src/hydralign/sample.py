@@ -16,7 +16,7 @@ from hydralign.data.encoder import Encoder
 from hydralign.data.records import Prompt, PromptText
 from hydralign.errors import UserError
 from hydralign.finished import Policy, open_policies
-from hydralign.prompts import batch_of, choose_data, draw_prompts
+from hydralign.prompts import batch_of, check_same_text, choose_data, draw_prompts
 from hydralign.rollout.sampling import Sampling, sample_responses
 from hydralign.runs import find_policy
 from hydralign.sample_file import SampleFile
@@ -40,6 +40,10 @@ class Wanted:
     data: Sequence[str] = ()
     """Overrides that choose other prompts than those of the first run."""
     seed: int = 0
+    tries: int = 4
+    """How often a response is drawn until it is none that is there already."""
+    own_templates: bool = False
+    """Let each policy read the prompts in its own template."""
 
     def __post_init__(self) -> None:
         if not all(temperature > 0 for temperature in self.temperatures):
@@ -113,7 +117,7 @@ def deal(
 
 
 def rows_of(
-    sources: Sequence[Source], prompts: Sequence[Prompt], batch: int, *, seed: int, tries: int = 4
+    sources: Sequence[Source], prompts: Sequence[Prompt], batch: int, *, seed: int, tries: int
 ) -> list[dict[str, Any]]:
     """Let all sources answer some prompts; no two responses to one prompt are the same.
 
@@ -190,8 +194,10 @@ def sample(folders: Sequence[Path], out: Path, conf: Path, wanted: Wanted) -> No
     encoders = [policy.encoder(data) for policy in policies]
     sources = deal(policies, encoders, wanted.temperatures, wanted.per_prompt)
     prompts = draw_prompts(data, wanted.split, wanted.prompts, encoders, distinct=True)
+    if not wanted.own_templates:
+        check_same_text(policies, encoders, prompts)
     file = SampleFile(out, _settings(sources, prompts, wanted, data))
-    write_samples(sources, prompts, file, seed=wanted.seed)
+    write_samples(sources, prompts, file, seed=wanted.seed, tries=wanted.tries)
     found = file.responses()
     log.info("%d prompts with their responses are in %s.", len(found), out)
     if fewer := sum(count < wanted.per_prompt for count in found):
@@ -214,12 +220,18 @@ def _settings(
         "split": wanted.split,
         "prompts": {"number": len(prompts), "digest": digest([plain(p.prompt) for p in prompts])},
         "template": [source.encoder.template for source in sources],
+        "tries": wanted.tries,
         "max_response_tokens": sources[0].sampling.max_response_tokens,
     }
 
 
 def write_samples(
-    sources: Sequence[Source], prompts: Sequence[Prompt], file: SampleFile, *, seed: int
+    sources: Sequence[Source],
+    prompts: Sequence[Prompt],
+    file: SampleFile,
+    *,
+    seed: int,
+    tries: int,
 ) -> None:
     """Sample what the file lacks.
 
@@ -228,10 +240,11 @@ def write_samples(
         prompts: all of the file.
         file: to write to.
         seed: of the draws.
+        tries: for each response, to be none that is there already.
     """
     n = PROMPTS_AT_A_TIME
     batches = [prompts[start : start + n] for start in range(0, len(prompts), n)]
     with tqdm(total=len(batches), initial=file.batches, desc="sampling", delay=2) as bar:
         for number in range(file.batches, len(batches)):
-            file.add(rows_of(sources, batches[number], number, seed=seed))
+            file.add(rows_of(sources, batches[number], number, seed=seed, tries=tries))
             bar.update()
