@@ -20,6 +20,7 @@ from hydralign.artifacts import (
     find_artifact,
     sha256,
 )
+from hydralign.data.sources import content_hash
 from hydralign.errors import UserError
 
 
@@ -208,7 +209,7 @@ def _content(path: str | None) -> str | None:
     """Hash the data file, so that an edited one is not taken for the same."""
     if path is None or not Path(path).expanduser().is_file():
         return None
-    return sha256(Path(path).expanduser())
+    return content_hash(Path(path).expanduser())
 
 
 def other_parents(inputs: Mapping[str, Path]) -> list[str]:
