@@ -38,9 +38,9 @@ def store(tmp_path, clock):
 
 
 @contextmanager
-def served(app, *, token=None):
-    """Serve an app on a free port of this machine; gives its address."""
-    with listen("127.0.0.1", 0) as listener:
+def served(app, *, token=None, port=0):
+    """Serve an app on this machine, on a free port if none is named; gives its address."""
+    with listen("127.0.0.1", port) as listener:
         guarded = Guard(app, host="127.0.0.1", token=token)
         config = uvicorn.Config(guarded, log_level="warning", lifespan="off")
         server = uvicorn.Server(config)

@@ -73,7 +73,7 @@ def listen(host: str, port: int) -> socket.socket:
         UserError: if the port is taken, or the address is not of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol by its name: asyncio turns off Nagle's algorithm only where it reads TCP here, and
+    # The protocol is named, as asyncio turns Nagle's algorithm off only where it reads TCP here:
     # every answer would take 40 ms longer.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:

@@ -26,9 +26,8 @@ export function showCards(responses) {
     const card = element(
       "div",
       "card",
-      element("kbd", "", String(index + 1)),
+      element("div", "key", element("kbd", "", String(index + 1)), element("div", "place")),
       element("div", "text", text.trim()),
-      element("span", "place"),
     );
     card.tabIndex = 0;
     card.setAttribute("role", "button");
@@ -48,7 +47,7 @@ export function showRanking(groups, k, tie) {
     const rank = ranks[index];
     const tied = ranks.filter((other) => other === rank).length > 1;
     card.classList.toggle("ranked", rank !== null);
-    card.querySelector(".place").textContent = rank === null ? "" : ordinal(rank) + (tied ? ", tied" : "");
+    card.querySelector(".place").textContent = rank === null ? "" : (tied ? "=" : "") + ordinal(rank);
     card.setAttribute("aria-pressed", rank !== null);
   });
   $("order").replaceChildren(...order(groups, k));
@@ -67,12 +66,12 @@ function order(groups, k) {
   return [...shown.slice(1), element("span", "faint", `  ${hint}`)];
 }
 
-export function showProgress({ items, wanted, rankings, compared_items, agreement, annotators }, name) {
+export function showProgress({ wanted, rankings, compared_items, agreement, annotators }, name) {
   const mine = annotators.find(({ annotator }) => annotator === name);
   $("bar").value = wanted ? rankings / wanted : 0;
   $("counts").textContent = `you ${mine?.rankings ?? 0} · all ${rankings} of ${wanted}`;
   $("agreement").textContent =
-    agreement === null ? "" : `agreement ${agreement.toFixed(2)} on ${compared_items} of ${items} items`;
+    agreement === null ? "" : `agreement ${agreement.toFixed(2)} on ${compared_items} items`;
   $("progress").hidden = false;
 }
 
