@@ -55,6 +55,8 @@ class Work:
     """The first one is not timed."""
     stop: str = NEVER
     """The token that ends a response; smollm2 only."""
+    response_tokens: int = 32
+    """Most that PPO samples."""
 
     @property
     def folder(self) -> str:
@@ -124,7 +126,7 @@ def overrides_of(work: Work, scratch: Path, stage: str | None = None) -> list[st
         *(f"stage.{key}={value}" for key, value in settings.items()),
         *(f"model.source={model}", "model.vocab_size=null", f"outputs={scratch / work.folder}-out"),
         *(f"data.path={scratch / 'rows.jsonl'}", "data.template=plain", *SPLIT_OVERRIDES),
-        f"data.max_response_tokens={32 if stage == 'ppo' else 64}",
+        f"data.max_response_tokens={work.response_tokens if stage == 'ppo' else 64}",
         *("validate_every=1.0", "samples_every=1000000", "seed=0"),
     ]
 

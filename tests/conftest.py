@@ -10,6 +10,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from hydralign.artifacts import Lineage, new_manifest, write_artifact, write_json
+from hydralign.data.templates import template_hash
 from hydralign.models.adapters import LoraShape
 from hydralign.models.assembly import RoleSpec, StartingPoint, adapter_roles, own_roles
 from hydralign.models.codec import Codec, make_codec
@@ -129,6 +131,48 @@ def make_toys(make_codec_of_letters, tmp_path_factory):
 def toys(request, make_toys):
     """Both kinds of toys, as Llamas."""
     return make_toys(request.param)
+
+
+OWN_RECORDS = "hydralign.data.own_records."
+PROMPTS_OF_A_FILE = {
+    "source": {"_target_": "hydralign.data.sources.load_rows", "_partial_": True},
+    "records": {"prompt": {"_target_": f"{OWN_RECORDS}prompt", "_partial_": True}},
+    "splits": {"train": 0.6, "validation": 0.2, "test": 0.2},
+    "max_prompt_tokens": 40,
+    "max_response_tokens": 6,
+}
+
+
+@pytest.fixture
+def finish(make_toys, rows):
+    """Makes the folder of a finished run of the toys, as `run` leaves it."""
+
+    def make(folder, stage, *, kind="own", seed=0, template="plain", parents=None):
+        toys, name = make_toys(kind), "reward_model" if stage == "reward" else "policy"
+        role = toys.role(name, trained=True)
+        shake(role.trained_parameters(), seed)
+        adapters = {"rank": SHAPE.rank, "alpha": SHAPE.alpha}
+        model = {"name": kind, "source": toys.base.source, "stop_tokens": list("abcdefgh")}
+        data = {"name": "toy", "path": str(rows), "template": template} | PROMPTS_OF_A_FILE
+        data["source"] = data["source"] | {"path": str(rows)}
+        made = new_manifest(
+            stage=stage,
+            lineage=Lineage(toys.base.source, "none", kind, template),
+            template_hash=template_hash(toys.codec.tokenizer, template),
+            config_hash="c",
+            parents=parents or {},
+            score_mean=toys.starts[name].score_mean,
+            score_std=toys.starts[name].score_std,
+            metrics={},
+        )
+        write_artifact(folder / "artifact", made, lambda to: save_role(role, toys.codec, to))
+        settings = {"model": model | {"lora": adapters if kind == "lora" else None}}
+        settings |= {"data": data, "stage": {}, "seed": 4, "stop_after": None}
+        hardware = {"accelerator": "cpu", "generation_batch_size": 5}
+        write_json(folder / "run.json", {"settings": settings, "hardware": hardware})
+        return made.id
+
+    return make
 
 
 # Uneven lengths, with pad (0) and stop tokens (2, 3) within the text.

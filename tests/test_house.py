@@ -37,8 +37,24 @@ MODULES = {
     "inputs": {"artifacts", "data"},
     "data_source": {"data", "models", "rewards"},
     "reward_source": {"config", "rewards"},
-    "contest": {"artifacts", "data", "data_source", "inputs", "memory", "model_source"}
-    | {"micro_batches", "models", "record", "reward_source", "rl", "rollout", "stages"},
+    "runs": {"artifacts", "config", "record"},
+    "finished": {"artifacts", "data", "model_source", "models", "rewards", "rl", "rollout", "runs"},
+    "prompts": {"checks", "config", "data", "data_source", "finished"},
+    "sample_file": {"artifacts", "record"},
+    "sample": {"artifacts", "data", "finished", "prompts", "rollout", "runs", "sample_file"},
+    "judges": {
+        "config",
+        "data_source",
+        "finished",
+        "record",
+        "reward_source",
+        "rewards",
+        "rollout",
+    },
+    "evaluate": {"data", "finished", "judges", "prompts", "rollout", "runs", "stages", "summary"},
+    "by_hand": {"data", "stages"},
+    "contest": {"data", "data_source", "inputs", "memory", "model_source"}
+    | {"models", "record", "reward_source", "rl", "rollout", "runs", "stages"},
     "checks": {"config", "data", "inputs"},
     "explain": {"data"},
     "record": {"artifacts"},
@@ -87,6 +103,7 @@ SMALL = {
 """Small modules of no room's own, and who may use them."""
 KNOW_HYDRA = {"config", "build", "inputs", "run", "cli", "checks", "explain"}
 KNOW_HYDRA |= {"data_source", "model_source", "planner", "record", "reward_source", "contest"}
+KNOW_HYDRA |= {"runs", "finished", "prompts", "sample", "judges"}
 
 
 def room(path):

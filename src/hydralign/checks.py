@@ -59,7 +59,7 @@ def check_settings(cfg: DictConfig) -> None:
     _check_keys(cfg)
     _check_values(cfg)
     _check_model(cfg.model)
-    _check_data(cfg.data)
+    check_data(cfg.data)
     _check_rewards(cfg.rewards)
     for where, stage in _stages(cfg):
         _check_stage(cfg, stage, where)
@@ -175,7 +175,12 @@ def _check_model(model: DictConfig) -> None:
         )
 
 
-def _check_data(data: DictConfig) -> None:
+def check_data(data: DictConfig) -> None:
+    """Check that its splits are whole, and that its file is there if it reads one.
+
+    Raises:
+        UserError: if not.
+    """
     HashSplitter(dict(data.splits))
     if "path" in data.source:  # reads a file or a data set of the hub
         if data.source.path is None:

@@ -4,18 +4,16 @@ Best of n is one of them: no training at all, and where no two scores are equal 
 """
 
 import logging
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
-from hydralign.artifacts import MANIFEST, Manifest
 from hydralign.data.collate import PromptBatch
 from hydralign.data.loaders import EvaluationLoader
 from hydralign.data_source import DataSource
@@ -26,10 +24,11 @@ from hydralign.micro_batches import MicroBatches
 from hydralign.model_source import build_codec, build_roles
 from hydralign.models.assembly import RoleSpec
 from hydralign.models.codec import Codec
-from hydralign.record import read_record, recorded_inputs
+from hydralign.record import recorded_inputs
 from hydralign.reward_source import build_rewards
 from hydralign.rl.kl import best_of_n_kl
 from hydralign.rollout.sampling import Responses
+from hydralign.runs import Run, find_runs, told_apart
 from hydralign.stages.context import StageContext
 from hydralign.stages.evaluation import Answers, HeadToHead
 
@@ -37,18 +36,6 @@ log = logging.getLogger(__name__)
 
 BEST_OF = (2, 4, 8, 16)
 """Numbers of responses of which the best is taken."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run whose product is a policy."""
-
-    name: str
-    """Its stage, and its folder where another run has the same."""
-    stage: str
-    folder: Path
-    artifact: Path
-    """Where its policy lies."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +68,7 @@ def find_field(folders: Sequence[Path]) -> Field:
     Raises:
         UserError: if there is none, or they did not start from the same policy.
     """
-    runs = _told_apart([run for folder in folders for run in _finished(folder)])
+    runs = told_apart([run for folder in folders for run in find_runs(folder) if run.is_policy])
     trained = [run for run in runs if "policy" in recorded_inputs(run.folder)]
     if not trained:
         raise UserError(
@@ -101,29 +88,6 @@ def find_field(folders: Sequence[Path]) -> Field:
         said = ", ".join(f"{name} by {path}" for name, path in judges.items())
         raise UserError(f"The runs were not scored by the same reward model: {said}.")
     return Field(starts[trained[0].name], next(iter(judges.values()), None), trained)
-
-
-def _told_apart(runs: Sequence[Run]) -> list[Run]:
-    """Add the folder to the names of runs of the same stage."""
-    seen = Counter(run.stage for run in runs)
-    names = [f"{r.stage} ({r.folder.name})" if seen[r.stage] > 1 else r.stage for r in runs]
-    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
-
-
-def _finished(folder: Path) -> Iterator[Run]:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder. Name those of finished runs.")
-    chain = sorted(path.parent.parent for path in folder.glob(f"*/artifact/{MANIFEST}"))
-    for place in [folder] if (folder / "artifact" / MANIFEST).is_file() else chain:
-        stage = Manifest.read(place / "artifact").stage
-        if stage != "reward":
-            yield Run(stage, stage, place, place / "artifact")
-
-
-def config_of(run: Run) -> DictConfig:
-    """Return the config that a run was made with."""
-    said = read_record(run.folder)
-    return OmegaConf.create({**said["settings"], "hardware": said["hardware"]})
 
 
 class Contest(L.LightningModule):
@@ -235,7 +199,7 @@ def hold(taking_part: Field) -> list[Result]:
         taking_part: whom.
     """
     cfg, start = _what_they_share(taking_part), taking_part.reference
-    source, origin = DataSource(cfg.data), Run("sft", "sft", start.parent, start)
+    source, origin = DataSource(cfg.data), Run("sft", "sft", start)
     codec = build_codec(cfg.model, source, {"reference": start})
     context = _context(cfg, source, codec)
     prompts = EvaluationLoader(
@@ -262,7 +226,7 @@ def _what_they_share(taking_part: Field) -> DictConfig:
     Raises:
         UserError: if others had other data or other scorers, or nothing can score.
     """
-    configs = {run.name: config_of(run) for run in taking_part.runs}
+    configs = {run.name: run.config for run in taking_part.runs}
     scored = {name: cfg for name, cfg in configs.items() if "reward_model" in cfg.stage}
     name, cfg = next(iter((scored or configs).items()))
     for key, where in (("data", configs), ("rewards", scored)):

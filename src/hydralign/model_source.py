@@ -36,7 +36,7 @@ def build_roles(
     cfg: DictConfig, stage: Any, inputs: Mapping[str, Path], vocab_size: int
 ) -> dict[str, Role]:
     """Build the roles that a stage asks for, on one base or each on its own network."""
-    model, base = cfg.model, _base_model(cfg.model, _device(cfg.hardware.accelerator))
+    model, base = cfg.model, _base_model(cfg.model, device_of(cfg.hardware.accelerator))
     starts = {name: _starting_point(path) for name, path in inputs.items()}
     size: dict[str, int] = {"vocab_size": vocab_size, "seed": cfg.seed}
     roles = make_roles(base, _lora_shape(model.lora), wanted_roles(cfg, stage), starts, **size)
@@ -84,8 +84,8 @@ def _quantization(model: DictConfig) -> Quantization | None:
     return Quantization(model.quantization, dtype, model.double_quantization)
 
 
-def _device(accelerator: str) -> str:
-    """Return where weights are quantised: on the card, if one is used."""
+def device_of(accelerator: str) -> str:
+    """Return where weights are quantised, and run: on the card, if one is used."""
     found = torch.accelerator.current_accelerator(check_available=True)
     if accelerator == "cpu" or found is None:
         return "cpu"

@@ -110,7 +110,7 @@ def check_same_data(run_dir: Path, cfg: DictConfig, fingerprint: str) -> None:
 
 
 def _check_settings(run_dir: Path, before: Mapping[str, Any], cfg: DictConfig) -> None:
-    changes = [*_differences(before.get("settings", {}), settings_of(cfg))]
+    changes = [*differences(before.get("settings", {}), settings_of(cfg))]
     if changes:
         raise _another(run_dir, ", ".join(changes[:SHOWN]))
 
@@ -181,7 +181,8 @@ def read_record(run_dir: Path) -> dict[str, Any]:
     return found
 
 
-def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """Say which of some nested settings are others than before."""
     old, new = dict(_flat(before)), dict(_flat(after))
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):

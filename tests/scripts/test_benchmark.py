@@ -84,7 +84,7 @@ def test_what_hydralign_is_told_composes(name, tmp_path):
 
 def test_the_tokens_of_a_step_are_counted_prompts_with_each_response():
     example = ComparisonExample([5, 6, 7], [[8, 1], [9, 9, 9, 1]], [Pair(0, 1, 1.0)])
-    clock = benchmark._clock("")
+    clock = benchmark.make_clock()
     for index in range(2):
         step = Step([example] * (index + 1), [example] * 2, collate=None)
         clock.on_train_batch_start(None, None, step, index)
@@ -112,10 +112,12 @@ def test_trl_asks_its_reference_at_every_step(model, tmp_path, monkeypatch):
             return 0.0
 
     monkeypatch.setattr("trl.DPOTrainer", Trainer)
-    monkeypatch.setattr(benchmark_trl, "_load", lambda *_: object())
     rows = [{"prompt": "a", "responses": [" b", " c"]}]
     work = benchmark.Work("dpo", model, rows=1, steps=3)
-    benchmark_trl._dpo(work, "float32", tmp_path, rows, None, None)
+    adapters = benchmark_inputs.LORA if model == "smollm2" else None
+    settings = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
+    task = benchmark_trl.Task(work, rows, None, lambda kind: object(), adapters, settings, None)
+    benchmark_trl._dpo(task)
     config = given["args"]
     assert (config.beta, config.loss_type, config.label_smoothing) == (0.1, ["sigmoid"], 0.0)
     assert not config.precompute_ref_log_probs

@@ -12,7 +12,8 @@ from hydralign.models.loading import config_of
 from hydralign.models.quantization import Quantization
 from hydralign.planning.fake_roles import FakeBase
 from scripts import measure_memory
-from scripts.measure_memory import RandomBase, table
+from scripts.measure_memory import table
+from scripts.random_models import RandomBase
 
 LLAMA = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "vocab_size": 70}
 LLAMA |= {"num_hidden_layers": 2, "num_attention_heads": 4, "tie_word_embeddings": True}

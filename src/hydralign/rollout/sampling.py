@@ -57,6 +57,10 @@ Scorer = Callable[[Responses], Tensor]
 """Gives each of b responses a score: (b,), higher is better."""
 
 
+TokenChoice = Callable[[Tensor, Tensor], Tensor]
+"""Makes (b, 1) tokens of logits (b, v) and uniform numbers (b, 1)."""
+
+
 @torch.no_grad()
 def sample_responses(
     policy: TextRole,
@@ -64,6 +68,7 @@ def sample_responses(
     codec: Codec,
     sampling: Sampling,
     generator: torch.Generator,
+    choose: TokenChoice | None = None,
 ) -> Responses:
     """Draw a group of g responses for each prompt; every process of the run must call it.
 
@@ -73,6 +78,8 @@ def sample_responses(
         codec: stop and pad ids.
         sampling: temperature, length limit, group size and memory.
         generator: source of the draws.
+        choose: takes a token otherwise, where a policy is used; what trains knows no other way
+            than the whole distribution at the sampling's temperature.
 
     Returns:
         b * g responses, the group of the first prompt first.
@@ -80,13 +87,15 @@ def sample_responses(
     g, r = sampling.group_size, sampling.max_response_tokens
     b = len(prompts) * g
     # Drawn before anything is sampled: a row does not depend on when its batch mates finish.
-    uniform = _uniform(b, r, generator, prompts.prompt_ids.device)
+    uniform = uniform_numbers(b, r, generator, prompts.prompt_ids.device)
+
+    choose = choose or _from_all(sampling.temperature)
 
     def sample(rows: Tensor) -> Tensor:
         shared, places = (rows // g).unique_consecutive(return_inverse=True)
         ids, mask = prompts.prompt_ids[shared], prompts.attention_mask[shared]
         try:
-            return _sample(policy, ids, mask, places, uniform[rows], codec, sampling.temperature)
+            return _sample(policy, ids, mask, places, uniform[rows], codec, choose)
         except BadNumbers as error:
             error.evidence = {"prompts": [prompts.prompts[row] for row in shared.tolist()]}
             raise
@@ -112,7 +121,7 @@ def _sample(
     places: Tensor,
     uniform: Tensor,
     codec: Codec,
-    temperature: float,
+    choose: TokenChoice,
 ) -> Tensor:
     """Return (b, r) sampled tokens, made of (b, r) uniform numbers, b of them a response each.
 
@@ -129,8 +138,7 @@ def _sample(
         cache.batch_select_indices(places.to(prompt_ids.device))
         logits, positions, attention_mask = (x[places] for x in (logits, positions, attention_mask))
     for t in range(uniform.shape[1]):
-        probs = (logits.float() / temperature).softmax(-1)
-        ids = draw_tokens(probs, uniform[rows, t].unsqueeze(-1))
+        ids = choose(logits, uniform[rows, t].unsqueeze(-1))
         response_ids[rows, t] = ids.squeeze(-1)
         going &= ~torch.isin(ids.squeeze(-1), stop_ids)
         left = int(going.sum())
@@ -147,11 +155,16 @@ def _sample(
     return response_ids
 
 
+def _from_all(temperature: float) -> TokenChoice:
+    return lambda logits, uniform: draw_tokens((logits.float() / temperature).softmax(-1), uniform)
+
+
 def _repeated(values: tuple[T, ...], times: int) -> tuple[T, ...]:
     return tuple(value for value in values for _ in range(times))
 
 
-def _uniform(b: int, r: int, generator: torch.Generator, device: torch.device) -> Tensor:
+def uniform_numbers(b: int, r: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Return (b, r) numbers from [0, 1): one for each token that may be drawn."""
     # fp32 would lose the rare tokens, but Apple's GPUs have nothing better.
     dtype = torch.float32 if device.type == "mps" else torch.float64
     return torch.rand(b, r, dtype=dtype, device=device, generator=generator)

@@ -129,23 +129,37 @@ class HeadToHead:
         """
         if kl_per_sequence is None:
             kl_per_sequence = self.kl_per_sequence(after)
-        wins = (torch.sign(after.scores - before.scores) + 1) / 2
-        low, high = bootstrap_interval(list(wins.unsqueeze(-1)), seed=self.seed)
-        figures = {
-            "prompts": float(len(wins)),
-            "score_before": before.scores.mean().item(),
-            "score_after": after.scores.mean().item(),
-            "win_rate": wins.mean().item(),
-            "win_rate_low": low,
-            "win_rate_high": high,
-            "kl_per_sequence": kl_per_sequence,
-        }
-        for name, answers in (("_before", before), ("", after)):
-            figures |= {key + name: value for key, value in _text_figures(answers).items()}
-        if before.gold is not None and after.gold is not None:
-            figures["gold_before"] = before.gold.mean().item()
-            figures["gold_after"] = after.gold.mean().item()
-        return figures
+        return comparison_figures(before, after, seed=self.seed, kl_per_sequence=kl_per_sequence)
+
+
+def comparison_figures(
+    before: Answers, after: Answers, *, seed: int, **measured: float
+) -> dict[str, float]:
+    """Return the figures of one policy's answers beside another's, by name.
+
+    Args:
+        before: the reference's.
+        after: the policy's.
+        seed: of the interval's resampling.
+        measured: figures to put beside these.
+    """
+    wins = (torch.sign(after.scores - before.scores) + 1) / 2
+    low, high = bootstrap_interval(list(wins.unsqueeze(-1)), seed=seed)
+    figures = {
+        "prompts": float(len(wins)),
+        "score_before": before.scores.mean().item(),
+        "score_after": after.scores.mean().item(),
+        "win_rate": wins.mean().item(),
+        "win_rate_low": low,
+        "win_rate_high": high,
+        **measured,
+    }
+    for name, answers in (("_before", before), ("", after)):
+        figures |= {key + name: value for key, value in _text_figures(answers).items()}
+    if before.gold is not None and after.gold is not None:
+        figures["gold_before"] = before.gold.mean().item()
+        figures["gold_after"] = after.gold.mean().item()
+    return figures
 
 
 def side_by_side(before: Answers, after: Answers) -> list[BeforeAndAfter]:

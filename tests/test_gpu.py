@@ -1,0 +1,136 @@
+"""What only a CUDA device can show: pytest -m gpu tests/test_gpu.py."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.testing import assert_close
+
+from hydralign.memory import peak_memory_gb
+from hydralign.micro_batches import MicroBatches
+from hydralign.models.quantization import Quantization, guard_quantized_, quantized_layer
+from hydralign.stages.optimizers import make_optimizer
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("sft", "reward", "ppo")
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+]
+
+
+def command(tiny_llama, rows, run_dir, *more):
+    return [
+        *(sys.executable, "train.py", "stage=rlhf", "model=llama7b_lora", "hardware=gpu_8gb"),
+        *(f"model.source={tiny_llama}", "data=jsonl", f"data.path={rows}", "data.template=plain"),
+        *("data.max_response_tokens=6", "data.splits={train: 0.6, validation: 0.2, test: 0.2}"),
+        *("stage.sft.steps=6", "stage.sft.batch_size=4", "stage.sft.warmup_steps=2"),
+        *("stage.reward.steps=6", "stage.reward.batch_size=2", "stage.reward.warmup_steps=2"),
+        *("stage.ppo.rollouts=6", "stage.ppo.rollout_batch_size=4", "stage.ppo.minibatch_size=2"),
+        *("stage.ppo.value_warmup_rollouts=1", "stage.ppo.warmup_rollouts=2"),
+        *("checkpoint_minutes=0", f"hydra.run.dir={run_dir}", *more),
+    ]
+
+
+def train(*arguments, **more):
+    done = subprocess.run(
+        command(*arguments), cwd=ROOT, capture_output=True, text=True, env=os.environ | more
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return json.loads((arguments[2] / "metrics.json").read_text())
+
+
+def weights(folder):
+    return {
+        f"{path.relative_to(folder)}:{name}": tensor
+        for path in sorted(folder.rglob("artifact/*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_quantised_layer_is_its_rounded_weight_forwards_and_backwards(kind):
+    """On the device; a batch of one row takes other kernels than one of many."""
+    torch.manual_seed(0)
+    bits = Quantization(kind, torch.bfloat16)
+    layer = quantized_layer(nn.Linear(256, 128, bias=False, dtype=torch.bfloat16), bits, "cuda:0")
+    guard_quantized_(nn.Sequential(layer))
+    weight = layer(torch.eye(256, device="cuda", dtype=torch.bfloat16)).T.float()
+    for rows in (1, 2, 33):
+        x = torch.randn(rows, 256, device="cuda").bfloat16().requires_grad_()
+        y = layer(x)
+        upstream = torch.randn_like(y)
+        y.backward(upstream)
+        # Products in bfloat16 are rounded to 8 bits.
+        assert_close(y.float(), x.detach().float() @ weight.T, rtol=1e-2, atol=2e-2)
+        assert_close(x.grad.float(), upstream.float() @ weight, rtol=1e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"])
+def test_each_optimizer_steps_on_the_device(name):
+    parameter = nn.Parameter(torch.ones(64, 128, device="cuda"))
+    rates = {"learning_rate": 0.1, "schedule": "constant", "warmup_steps": 0, "steps": 4}
+    optimizer, _ = make_optimizer([parameter], name, **rates)
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    # Adam's first step is the learning rate against the gradient's sign.
+    assert_close(parameter.detach(), torch.full_like(parameter, 0.9), rtol=1e-3, atol=1e-3)
+
+
+def test_a_chain_runs_and_says_what_it_took(tiny_llama, rows, tmp_path):
+    figures = train(tiny_llama, rows, tmp_path)
+    for stage in STAGES:
+        plan = json.loads((tmp_path / stage / "plan.json").read_text())
+        assert 0 < figures[f"{stage}/peak_memory_gb"] < plan["peak_gb"] + 0.2
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path).values())
+
+
+def test_a_chain_that_was_killed_goes_on_as_if_it_had_not(tiny_llama, rows, tmp_path):
+    """Deterministic kernels were not asked for, so equal to rounding, not to the bit."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    expected = train(tiny_llama, rows, whole)
+    with subprocess.Popen(command(tiny_llama, rows, broken), cwd=ROOT) as process:
+        while not any((broken / "ppo").glob("*.ckpt")):
+            assert process.poll() is None
+        process.send_signal(signal.SIGKILL)
+    assert not (broken / "ppo" / "artifact").exists()
+    resumed = [*command(tiny_llama, rows, broken), f"resume={broken}"]
+    resumed.remove(f"hydra.run.dir={broken}")
+    subprocess.run(resumed, cwd=ROOT, check=True)
+    got = json.loads((broken / "metrics.json").read_text())
+    for name in ("sft/val_nll", "reward/pair_accuracy", "ppo/kl_per_sequence"):
+        assert_close(got[name], expected[name], rtol=1e-2, atol=1e-3)
+    for name, tensor in weights(whole).items():
+        assert_close(weights(broken)[name], tensor, rtol=1e-2, atol=1e-3)
+
+
+def test_memory_that_really_runs_out_makes_micro_batches_smaller():
+    each = 16 * 2**20
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 20 * each) / total)
+    micro_batches = MicroBatches(64)
+
+    def taking_memory(rows):
+        taken = torch.ones(len(rows), each, dtype=torch.uint8, device="cuda")
+        return taken[:, 0].cpu() * rows
+
+    try:
+        found = micro_batches.over(torch.arange(64), taking_memory)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert micro_batches.size == 16
+    assert found.tolist() == list(range(64))
+
+
+def test_the_peak_is_what_the_device_reserved():
+    torch.zeros(64 * 2**20, dtype=torch.uint8, device="cuda")
+    assert peak_memory_gb() == torch.cuda.max_memory_reserved() / 1e9 >= 0.067
