@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 from hydralign.data.label_database import read_rankings  # noqa: E402
 from hydralign.errors import UserError  # noqa: E402
 from hydralign.explain import explain  # noqa: E402
+from hydralign.labels.doubts import LAST, unsure_first  # noqa: E402
 from hydralign.labels.export import FORMS, export  # noqa: E402
 from hydralign.labels.progress import progress  # noqa: E402
 from hydralign.labels.samples import read_samples  # noqa: E402
@@ -80,7 +81,22 @@ def opened(options: argparse.Namespace) -> LabelStore:
     if samples or given:
         overlap = OVERLAP if options.overlap is None else options.overlap
         store.share_out(overlap, options.annotators_per_item or ANNOTATORS)
+    if options.reward_model is not None:
+        put_in_order(store, options.reward_model)
     return store
+
+
+def put_in_order(store: LabelStore, run: Path) -> None:
+    """Put first what a run's reward model is least sure of."""
+    from hydralign.finished import open_reward_model  # only now: it imports torch
+    from hydralign.run import quieten_libraries
+
+    quieten_libraries()
+    priorities = unsure_first(store.items(), open_reward_model(run).scores)
+    store.put_in_order(priorities)
+    lost = sum(priority == LAST for priority in priorities.values())
+    said = f"; {lost} it cannot read come last" if lost else ""
+    print(f"{len(priorities)} items by how unsure the reward model of {run} is{said}.")
 
 
 def status(options: argparse.Namespace) -> None:
@@ -145,7 +161,10 @@ def parser() -> argparse.ArgumentParser:
 def add_items(command: argparse.ArgumentParser) -> None:
     """Add what says which items there are, and who gets which."""
     command.add_argument("--samples", type=Path, help="prompts with responses to take in")
-    command.add_argument("--seed", type=int, default=0, help="of the order of new items")
+    command.add_argument("--seed", type=int, default=0, help="of the random order of new items")
+    command.add_argument(
+        "--reward-model", type=Path, metavar="RUN", help="begin where this one is least sure"
+    )
     command.add_argument("--overlap", type=float, help=f"share ranked by several; {OVERLAP}")
     command.add_argument("--annotators-per-item", type=int, help=f"of that share; {ANNOTATORS}")
     command.add_argument("--max-bad-rows", type=float, default=0.05, help="share to leave out")

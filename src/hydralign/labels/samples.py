@@ -6,7 +6,6 @@ response that says where it came from. Annotators never see `samples`.
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +103,3 @@ def _sample(values: dict[str, Any]) -> Sample:
         tuple(responses),
         None if samples is None else tuple(samples),
     )
-
-
-Scores = Sequence[Sequence[float]]
-"""A number for each response of each item; higher is better."""
