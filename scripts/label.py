@@ -11,6 +11,7 @@ Samples are what scripts/sample.py writes: `prompt` and `responses` in each row.
 """
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -171,6 +172,7 @@ def add_items(command: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses kernels nobody asked for
     try:
         main()
     except KeyboardInterrupt:

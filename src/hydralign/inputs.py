@@ -33,9 +33,10 @@ def lineage(cfg: DictConfig) -> Lineage:
     """Return what this run's artifacts must have in common with those it starts from."""
     model = cfg.model
     if model.source is None:  # its tokenizer comes from the data; under adapters so does its seed
+        other = cfg.data.tokenizer_from
         made_of = [OmegaConf.to_container(model.architecture), model.vocab_size, model.dtype]
-        made_of += [cfg.data.path, None if model.lora is None else cfg.seed]
-        base = f"{model.name} from scratch {digest(made_of)} on {cfg.data.name}"
+        made_of += [None if other else cfg.data.path, None if model.lora is None else cfg.seed]
+        base = f"{model.name} from scratch {digest(made_of)} on {other or cfg.data.name}"
     else:
         base = _named(model.source)
     lora = "none" if model.lora is None else digest(OmegaConf.to_container(model.lora))

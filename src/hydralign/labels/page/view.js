@@ -27,7 +27,7 @@ export function showCards(responses) {
       "div",
       "card",
       element("div", "key", element("kbd", "", String(index + 1)), element("div", "place")),
-      element("div", "text", text.trim()),
+      element("div", "text", text.replace(/^\n+|\s+$/g, "")),
     );
     card.tabIndex = 0;
     card.setAttribute("role", "button");
