@@ -184,6 +184,7 @@ def measure(model: str, preset: str, stage_name: str) -> dict[str, Any]:
     return {
         "planned_gb": plan.peak_gb,
         "measured_gb": peak_memory_gb(),
+        "allocated_gb": torch.cuda.max_memory_allocated() / 1e9,
         "tokens_per_second": sequences * sum(LENGTHS) / seconds,
         "device": torch.cuda.get_device_name() if torch.cuda.is_initialized() else "CPU",
     }

@@ -108,6 +108,7 @@ def random_roles(cfg: DictConfig, specs: Mapping[str, RoleSpec]) -> dict[str, Ro
         checkpoints=hardware.gradient_checkpointing,
         logits_mb=hardware.logits_mb,
         attention=hardware.attention,
+        records_decoding=hardware.record_decoding,
     )
     return roles
 

@@ -12,10 +12,16 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.testing import assert_close
+from transformers.cache_utils import DynamicCache
 
 from hydralign.memory import peak_memory_gb
 from hydralign.micro_batches import MicroBatches
+from hydralign.models.adapters import LoraShape
+from hydralign.models.assembly import RoleSpec, make_roles
+from hydralign.models.loading import BaseModel
 from hydralign.models.quantization import Quantization, guard_quantized_, quantized_layer
+from hydralign.rl.masks import position_ids
+from hydralign.rollout.decoders import GrowingDecoder, RecordedDecoder
 from hydralign.stages.optimizers import make_optimizer
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +89,37 @@ def test_each_optimizer_steps_on_the_device(name):
     optimizer.step()
     # Adam's first step is the learning rate against the gradient's sign.
     assert_close(parameter.detach(), torch.full_like(parameter, 0.9), rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+def test_a_recorded_step_gives_what_a_new_one_gives(quantization):
+    shape = {"model_type": "llama", "hidden_size": 128, "intermediate_size": 256, "vocab_size": 300}
+    shape |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    bits = Quantization(quantization, torch.bfloat16) if quantization else None
+    base = BaseModel(None, shape, torch.bfloat16, bits, "cuda:0")
+    spec = {"policy": RoleSpec(trained=True)}
+    lora = LoraShape(rank=4, alpha=8)
+    policy = make_roles(base, lora, spec, {}, vocab_size=300, seed=0)["policy"].to("cuda")
+    for parameter in policy.trained_parameters():
+        parameter.normal_(std=0.1)
+    ids = torch.randint(3, 300, (5, 7), device="cuda")
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[0, :3] = False
+    positions = position_ids(mask)
+
+    def read():
+        cache = DynamicCache()
+        policy.next_token_logits(ids, mask, positions, cache)
+        return policy, mask, positions, cache
+
+    with torch.autocast("cuda", torch.bfloat16):
+        recorded, growing = RecordedDecoder(*read(), 20), GrowingDecoder(*read())
+        for _ in range(20):
+            token = torch.randint(3, 300, (5, 1), device="cuda")
+            # Kernels for other shapes add up in another order, in bfloat16.
+            assert_close(recorded(token).float(), growing(token).float(), rtol=2e-2, atol=2e-2)
+    recorded.close()
 
 
 def test_a_chain_runs_and_says_what_it_took(tiny_llama, rows, tmp_path):

@@ -139,6 +139,8 @@ class HardwareConfig:
     """MB of logits that stand in memory at once, as float32; null is all of a micro-batch."""
     attention: str | None = None
     """grouped (made for a CPU), or transformers' eager or sdpa; null is its choice."""
+    record_decoding: bool = False
+    """Record a step of sampling on a GPU and replay it: fewer commands, the same tokens."""
     return_freed_memory: bool = False
     """Give large blocks of main memory back when they are freed, and keep few kernels ready: takes
     less, and a little longer."""

@@ -45,6 +45,7 @@ def build_roles(
         checkpoints=cfg.hardware.gradient_checkpointing,
         logits_mb=cfg.hardware.logits_mb,
         attention=cfg.hardware.attention,
+        records_decoding=cfg.hardware.record_decoding,
     )
     return roles
 

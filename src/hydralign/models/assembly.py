@@ -152,6 +152,7 @@ def suit_machine(
     checkpoints: bool,
     logits_mb: float | None,
     attention: str | None,
+    records_decoding: bool = False,
 ) -> None:
     """Let roles compute as suits the machine; what they compute stays the same.
 
@@ -160,6 +161,7 @@ def suit_machine(
         checkpoints: whether activations within layers are computed anew in the backward pass.
         logits_mb: of logits in fp32 that may stand in memory at once; None is all.
         attention: how it is computed, as transformers names it; None is its choice.
+        records_decoding: whether a step of sampling is recorded on a GPU and replayed.
 
     Raises:
         UserError: if the networks cannot compute attention like that.
@@ -169,6 +171,8 @@ def suit_machine(
             set_attention(role.network.language_model, attention)
         if checkpoints:
             role.network.checkpoint_activations()
+        if isinstance(role, TextRole):
+            role.records_decoding = records_decoding
         if isinstance(role, TextRole) and logits_mb is not None:
             vocab_size = role.network.language_model.config.get_text_config().vocab_size
             role.chunk_size = max(1, int(logits_mb * 1e6 / (4 * vocab_size)))

@@ -125,6 +125,8 @@ class TextRole(nn.Module):
 
     chunk_size: int | None = None
     """Tokens whose logits may stand in memory at once; None is all."""
+    records_decoding = False
+    """Whether a step of sampling is recorded on a GPU and replayed."""
 
     def __init__(self, network: Network) -> None:
         """Wrap a network that has an LM head."""

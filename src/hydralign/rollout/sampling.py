@@ -16,11 +16,9 @@ from hydralign.models.roles import TextRole
 from hydralign.ranks import Ranks
 from hydralign.rl.masks import position_ids, response_mask_from_stops
 from hydralign.rl.sequences import Sequences
+from hydralign.rollout.decoders import make_decoder
 
 T = TypeVar("T")
-
-LEAVE_BELOW = 0.75
-"""Rows that have finished leave the batch when no more than this share of it goes on."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +135,7 @@ def _sample(
     if len(places) > len(prompt_ids):
         cache.batch_select_indices(places.to(prompt_ids.device))
         logits, positions, attention_mask = (x[places] for x in (logits, positions, attention_mask))
+    decoder = make_decoder(policy, attention_mask, positions, cache, room=uniform.shape[1] - 1)
     for t in range(uniform.shape[1]):
         ids = choose(logits, uniform[rows, t].unsqueeze(-1))
         response_ids[rows, t] = ids.squeeze(-1)
@@ -144,14 +143,11 @@ def _sample(
         left = int(going.sum())
         if left == 0 or t + 1 == uniform.shape[1]:
             break
-        positions = positions[:, -1:] + 1
-        attention_mask = torch.cat([attention_mask, torch.ones_like(ids, dtype=torch.bool)], 1)
-        if left <= LEAVE_BELOW * len(going):  # not at once: each time the cache is copied
-            cache.batch_select_indices(going.nonzero().squeeze(-1))
-            rows, ids, positions, attention_mask, going = (
-                x[going] for x in (rows, ids, positions, attention_mask, going)
-            )
-        logits = policy.next_token_logits(ids, attention_mask, positions, cache)
+        if left <= decoder.leave_below * len(going):
+            decoder.keep(going)
+            rows, ids, going = (x[going] for x in (rows, ids, going))
+        logits = decoder(ids)
+    decoder.close()
     return response_ids
 
 

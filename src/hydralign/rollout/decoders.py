@@ -1,0 +1,196 @@
+"""Going on with responses one token at a time, in two ways that give the same.
+
+On a CPU the cache grows and rows that have finished leave. On a GPU one step is recorded and
+replayed: there launching a step's kernels one by one takes several times as long as they do.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from hydralign.models.roles import TextRole
+
+WARM_UP = 2
+"""Steps before one is recorded: libraries set themselves up in the first."""
+
+WORTH_RECORDING = 8
+"""Steps from which on it pays."""
+
+
+class Decoder(Protocol):
+    """Knows b responses as far as they have come."""
+
+    leave_below: float
+    """Rows that have finished leave when no more than this share of the batch goes on."""
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Return the logits (b, v) of what follows (b, 1) new tokens."""
+
+    def keep(self, going: Tensor) -> None:
+        """Forget all rows but those that are True in (b,)."""
+
+    def close(self) -> None:
+        """Give back what it has taken."""
+
+
+def make_decoder(
+    policy: TextRole, attention_mask: Tensor, position_ids: Tensor, cache: DynamicCache, room: int
+) -> Decoder:
+    """Return what goes on with some prompts on their device.
+
+    Args:
+        policy: that has read them.
+        attention_mask: (b, p) of the prompts, bool.
+        position_ids: (b, p) of the prompts.
+        cache: their keys and values; it belongs to the decoder from now on.
+        room: the most tokens that follow.
+    """
+    read = (policy, attention_mask, position_ids, cache)
+    if room >= WORTH_RECORDING and _can_be_recorded(policy, cache, attention_mask.shape[1] + room):
+        return RecordedDecoder(*read, room)
+    return GrowingDecoder(*read)
+
+
+class GrowingDecoder:
+    """Keys and values are copied to a longer cache at each step."""
+
+    leave_below = 0.75  # not at once: each time the cache is copied
+
+    def __init__(
+        self, policy: TextRole, attention_mask: Tensor, position_ids: Tensor, cache: DynamicCache
+    ) -> None:
+        """Take over what the prompts left; `make_decoder` says what that is."""
+        self.policy, self.cache = policy, cache
+        self.attention_mask, self.positions = attention_mask, position_ids[:, -1:]
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Return the logits (b, v) of what follows (b, 1) new tokens."""
+        seen = torch.ones_like(ids, dtype=torch.bool)
+        self.attention_mask = torch.cat([self.attention_mask, seen], dim=1)
+        self.positions = self.positions + 1
+        return self.policy.next_token_logits(ids, self.attention_mask, self.positions, self.cache)
+
+    def keep(self, going: Tensor) -> None:
+        """Forget all rows but those that are True in (b,)."""
+        self.cache.batch_select_indices(going.nonzero().squeeze(-1))
+        self.attention_mask, self.positions = self.attention_mask[going], self.positions[going]
+
+    def close(self) -> None:
+        """Do nothing: the cache ends with it."""
+
+
+class FixedDecoder:
+    """Everything has its place in memory, and keeps it: b rows with t = p + room columns."""
+
+    leave_below = 0.0  # a step reads all weights, however many rows there are
+
+    def __init__(
+        self,
+        policy: TextRole,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        cache: DynamicCache,
+        room: int,
+    ) -> None:
+        """Make room; `make_decoder` says what comes in."""
+        self.policy, self.cache = policy, cache
+        b, p = attention_mask.shape
+        self.place = torch.tensor([p], device=attention_mask.device)
+        layers: list[Any] = cache.layers
+        for index, layer in enumerate(layers):
+            layers[index] = _FixedLayer(layer, room, self.place)
+        self.ids = torch.zeros(b, 1, dtype=torch.long, device=attention_mask.device)
+        self.positions = position_ids[:, -1:].clone()
+        self.mask = F.pad(attention_mask, (0, room))[:, None, None]  # (b, 1, 1, t)
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Return the logits (b, v) of what follows (b, 1) new tokens, until the next call."""
+        self.ids.copy_(ids)
+        self.positions += 1
+        self.mask.index_fill_(-1, self.place, True)
+        logits = self.step()
+        self.place += 1
+        return logits
+
+    def step(self) -> Tensor:
+        """Run the policy on what stands in memory."""
+        return self.policy.next_token_logits(self.ids, self.mask, self.positions, self.cache)
+
+    def keep(self, going: Tensor) -> None:
+        """Refuse: `leave_below` says that no row leaves."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Do nothing: the cache ends with it."""
+
+
+class RecordedDecoder(FixedDecoder):
+    """Records the kernels of one step, in which nothing depends on how many came before."""
+
+    def __init__(self, *read: Any) -> None:
+        """Make room and record; takes about as long as three steps."""
+        super().__init__(*read)
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside), _casting_anew():
+            for _ in range(WARM_UP):
+                super().step()
+        torch.cuda.current_stream().wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"), _casting_anew():
+            self.logits = super().step()
+
+    def step(self) -> Tensor:
+        """Replay it."""
+        self.graph.replay()
+        return self.logits
+
+    def close(self) -> None:
+        """Give back the memory of the recording, which is of use to nothing else."""
+        del self.logits
+        self.graph.reset()
+        torch.cuda.empty_cache()
+
+
+class _FixedLayer(DynamicLayer):
+    """One layer's keys and values (b, k, t, e); new ones are written where they belong."""
+
+    def __init__(self, layer: Any, room: int, place: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values = (F.pad(x, (0, 0, 0, room)) for x in (layer.keys, layer.values))
+        self.is_initialized, self.place = True, place
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write keys and values (b, k, 1, e), and return those of all places."""
+        self.keys.index_copy_(2, self.place, key_states.to(self.keys.dtype))
+        self.values.index_copy_(2, self.place, value_states.to(self.values.dtype))
+        return self.keys, self.values
+
+
+def _can_be_recorded(policy: TextRole, cache: DynamicCache, length: int) -> bool:
+    """Say whether a step is the same kernels at each place: plain attention over all of them."""
+    if not getattr(policy, "records_decoding", False):
+        return False
+    layers: list[Any] = cache.layers
+    config = policy.network.language_model.config.get_text_config()
+    window = getattr(config, "sliding_window", None) or length
+    return (
+        all(type(layer) is DynamicLayer and layer.keys.is_cuda for layer in layers)
+        and config._attn_implementation == "sdpa"
+        and window >= length
+    )
+
+
+@contextmanager
+def _casting_anew() -> Iterator[None]:
+    """Let autocast keep no narrow copies of weights: they end before the recording does."""
+    dtype, on = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
+    with torch.autocast("cuda", dtype=dtype, enabled=on, cache_enabled=False):
+        yield
