@@ -53,7 +53,8 @@ def composed(*overrides):
 
 def overrides_of(model, data, stage, hardware):
     given = [f"model={model}", f"data={data}", f"stage={stage}", f"hardware={hardware}"]
-    return [*given, "data.path=mine.jsonl"] if data == "jsonl" else given
+    own_file = {"jsonl": ["data.path=mine.jsonl"], "labels": ["data.path=mine.sqlite"]}
+    return [*given, *own_file.get(data, [])]
 
 
 def stages_of(cfg):

@@ -21,6 +21,8 @@ ROOMS = {
     "planning": {"models", "rl"},
     "stages": {"data", "models", "rollout", "rewards", "rl"},
     "callbacks": {"data", "models", "rollout", "stages"},
+    "web": set(),
+    "labels": {"data", "web"},
 }
 MODULES = {
     "allocator": set(),
@@ -32,7 +34,7 @@ MODULES = {
     "artifacts": set(),
     "batch_plan": set(),
     "config": set(),
-    "inputs": {"artifacts"},
+    "inputs": {"artifacts", "data"},
     "data_source": {"data", "models", "rewards"},
     "reward_source": {"config", "rewards"},
     "runs": {"artifacts", "config", "record"},

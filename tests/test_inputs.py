@@ -28,7 +28,13 @@ BASE = {
         "double_quantization": True,
         "lora": {"rank": 16, "alpha": 32, "target_modules": "all-linear"},
     },
-    "data": {"name": "chats", "path": None, "template": "chat", "max_prompt_tokens": 9},
+    "data": {
+        "name": "chats",
+        "path": None,
+        "tokenizer_from": None,
+        "template": "chat",
+        "max_prompt_tokens": 9,
+    },
     "stage": {"_target_": "hydralign.stages.ppo.PPO", "kl_coef": 0.1, "reward_model": None},
     "rewards": [{"scorer": "reward_model", "weight": 1.0, "options": {}}],
     "hardware": {"train_micro_batch_size": 8, "optimizer": "adamw"},
@@ -90,6 +96,15 @@ def test_a_network_from_scratch_belongs_to_its_data_and_architecture(tmp_path):
         {"data__name": "others"},
     ):
         assert lineage(config(tmp_path, **(scratch | change))) != first
+
+
+def test_rankings_of_its_own_responses_fit_a_network_from_scratch(tmp_path):
+    scratch = {"model__source": None, "model__architecture": {"hidden_size": 8}}
+    labels = {"data__name": "labels", "data__path": "l.sqlite"}
+    first = lineage(config(tmp_path, **scratch))
+    assert lineage(config(tmp_path, **scratch, **labels)) != first
+    assert lineage(config(tmp_path, **scratch, **labels, data__tokenizer_from="chats")) == first
+    assert lineage(config(tmp_path, **scratch, **labels, data__tokenizer_from="rhymes")) != first
 
 
 def test_a_base_that_a_run_has_made_anew_is_another(tmp_path):

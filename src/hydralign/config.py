@@ -87,7 +87,9 @@ class DataConfig:
 
     name: str = MISSING
     path: str | None = None
-    """Hub id, or a local json / jsonl / csv / parquet file."""
+    """Hub id, or a local json / jsonl / csv / parquet file; sqlite, of rankings by people."""
+    tokenizer_from: str | None = None
+    """Data set that a model from scratch has its tokenizer of, if not of this one."""
     source: dict[str, Any] = field(default_factory=dict)
     """The function that reads the rows."""
     records: dict[str, Any] = field(default_factory=dict)

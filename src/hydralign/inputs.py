@@ -20,6 +20,7 @@ from hydralign.artifacts import (
     find_artifact,
     sha256,
 )
+from hydralign.data.sources import content_hash
 from hydralign.errors import UserError
 
 
@@ -32,9 +33,10 @@ def lineage(cfg: DictConfig) -> Lineage:
     """Return what this run's artifacts must have in common with those it starts from."""
     model = cfg.model
     if model.source is None:  # its tokenizer comes from the data; under adapters so does its seed
+        other = cfg.data.tokenizer_from
         made_of = [OmegaConf.to_container(model.architecture), model.vocab_size, model.dtype]
-        made_of += [cfg.data.path, None if model.lora is None else cfg.seed]
-        base = f"{model.name} from scratch {digest(made_of)} on {cfg.data.name}"
+        made_of += [None if other else cfg.data.path, None if model.lora is None else cfg.seed]
+        base = f"{model.name} from scratch {digest(made_of)} on {other or cfg.data.name}"
     else:
         base = _named(model.source)
     lora = "none" if model.lora is None else digest(OmegaConf.to_container(model.lora))
@@ -208,7 +210,7 @@ def _content(path: str | None) -> str | None:
     """Hash the data file, so that an edited one is not taken for the same."""
     if path is None or not Path(path).expanduser().is_file():
         return None
-    return sha256(Path(path).expanduser())
+    return content_hash(Path(path).expanduser())
 
 
 def other_parents(inputs: Mapping[str, Path]) -> list[str]:

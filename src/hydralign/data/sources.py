@@ -1,11 +1,13 @@
 """Reading rows from a local file or from the Hugging Face hub."""
 
 import csv
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydralign.data.label_database import read_rankings
 from hydralign.data.rows import Row
 from hydralign.errors import UserError
 
@@ -16,7 +18,8 @@ def load_rows(
     """Read all rows of a data set.
 
     Args:
-        path: a local file (json, jsonl, csv or parquet), or the id of a data set on the hub.
+        path: a local file (json, jsonl, csv, parquet, or sqlite, which scripts/label.py makes), or
+            the id of a data set on the hub.
         split: which split to read on the hub; a local file has none.
         columns: columns that every row must have.
         name: which configuration to read on the hub, where it has several.
@@ -55,6 +58,18 @@ def check_file(path: str) -> Path | None:
     if not file.is_file():
         raise UserError(f"data.path={file}: there is no such file (looked in {Path.cwd()}).")
     return file
+
+
+def content_hash(file: Path) -> str:
+    """Hash what a local file says.
+
+    Of a database that is its rows: its bytes change without them, and what was saved last may still
+    stand in a file beside it.
+    """
+    if READERS.get(file.suffix) is read_rankings:
+        return hashlib.sha256(repr(read_rankings(file)).encode()).hexdigest()
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _read_file(file: Path) -> list[Row]:
@@ -147,4 +162,5 @@ READERS: dict[str, Callable[[Path], list[Row]]] = {
     ".jsonl": _read_jsonl,
     ".csv": _read_csv,
     ".parquet": _read_parquet,
+    ".sqlite": read_rankings,
 }
