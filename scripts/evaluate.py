@@ -2,8 +2,8 @@
 
 python scripts/evaluate.py RUN RUN                                 what they were trained against
 python scripts/evaluate.py RUN RUN --scorer vader --scorer REWARD_RUN
-python scripts/evaluate.py RUN RUN --by-hand pairs.jsonl           for people: scripts/label.py
-python scripts/evaluate.py --ranked rankings.jsonl                 what people made of them
+python scripts/evaluate.py RUN RUN --by-hand pairs.jsonl           to rank: scripts/label.py
+python scripts/evaluate.py --ranked FILE.sqlite                    what people made of them
 
 A RUN is the folder of a run, of a chain (its last policy), or an artifact. Both policies answer at
 temperature 1 and greedily. A win is a higher score of the second on the same prompt; ties are half.
@@ -90,7 +90,7 @@ def write_pairs(options: argparse.Namespace) -> None:
         own_templates=options.own_templates,
     )
     sample.sample(options.runs, options.by_hand, CONF, wanted)
-    print(f"Rank them: python scripts/label.py {options.by_hand}")
+    print(f"Rank them: python scripts/label.py serve FILE.sqlite --samples {options.by_hand}")
 
 
 def report_ranked(options: argparse.Namespace) -> None:
