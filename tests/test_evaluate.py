@@ -13,6 +13,9 @@ from hydralign.data_source import DataSource, drawn
 from hydralign.errors import UserError
 from hydralign.evaluate import Question, evaluate, table
 from hydralign.finished import open_policy
+from hydralign.labels.items import Submission
+from hydralign.labels.samples import Sample
+from hydralign.labels.store import LabelStore
 from hydralign.rollout.decoding import GREEDY
 from hydralign.rollout.streaming import stream_tokens
 from hydralign.sample import Wanted, sample
@@ -165,6 +168,24 @@ def test_prompts_are_drawn_whole_for_the_interval(tmp_path):
     file = ranked(tmp_path / "one.jsonl", [("p", "AB", [1, 2]), ("p", "AB", [2, 1])] * 9)
     found = human_win_rate(file)
     assert (found.low, found.high) == (0.5, 0.5)
+
+
+def test_rankings_are_read_from_the_labelling_page_as_they_are(tmp_path):
+    samples = [
+        Sample(name, ("a", "b"), tuple({"artifact_id": who, "policy": who} for who in whose))
+        for name, whose in (("p", "AB"), ("q", "BA"), ("r", "AB"))
+    ]
+    store = LabelStore(tmp_path / "ranked.sqlite")
+    store.add(samples)
+    better = {"p": "b", "q": "b"}  # B's, then A's; the third is a tie
+    for _ in samples:
+        shown = store.next("Ann")
+        ranks = [text != better.get(shown.prompt, text) for text in shown.responses]
+        store.save(Submission(shown.item, "Ann", ranks))
+    store.close()
+    found = human_win_rate(tmp_path / "ranked.sqlite", pair=["A", "B"])
+    assert (found.win_rate, found.prompts) == (0.5, 3)
+    assert found.ties == pytest.approx(1 / 3)
 
 
 def test_rankings_that_do_not_say_whose_they_are(tmp_path):

@@ -23,6 +23,7 @@ ROOMS = {
     "callbacks": {"data", "models", "rollout", "stages"},
     "web": set(),
     "labels": {"data", "web"},
+    "chat": {"data", "models", "rollout", "web"},
 }
 MODULES = {
     "allocator": set(),
@@ -52,6 +53,7 @@ MODULES = {
         "rollout",
     },
     "evaluate": {"data", "finished", "judges", "prompts", "rollout", "runs", "stages", "summary"},
+    "talk": {"chat", "finished", "runs"},
     "by_hand": {"data", "stages"},
     "contest": {"data", "data_source", "inputs", "memory", "model_source"}
     | {"models", "record", "reward_source", "rl", "rollout", "runs", "stages"},
