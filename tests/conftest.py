@@ -153,6 +153,7 @@ def finish(make_toys, rows):
         shake(role.trained_parameters(), seed)
         adapters = {"rank": SHAPE.rank, "alpha": SHAPE.alpha}
         model = {"name": kind, "source": toys.base.source, "stop_tokens": list("abcdefgh")}
+        model["quantization"] = kind if toys.base.quantization else "none"
         data = {"name": "toy", "path": str(rows), "template": template} | PROMPTS_OF_A_FILE
         data["source"] = data["source"] | {"path": str(rows)}
         made = new_manifest(
@@ -166,7 +167,7 @@ def finish(make_toys, rows):
             metrics={},
         )
         write_artifact(folder / "artifact", made, lambda to: save_role(role, toys.codec, to))
-        settings = {"model": model | {"lora": adapters if kind == "lora" else None}}
+        settings = {"model": model | {"lora": None if kind == "own" else adapters}}
         settings |= {"data": data, "stage": {}, "seed": 4, "stop_after": None}
         hardware = {"accelerator": "cpu", "generation_batch_size": 5}
         write_json(folder / "run.json", {"settings": settings, "hardware": hardware})
