@@ -101,6 +101,7 @@ def test_who_scored_in_training_scores_if_nobody_is_named(runs, finish, tmp_path
         ("reward_model", "name the folder of its run instead"),
         ("{scorer: ", "wanted a name, or {scorer: NAME, options"),
         ("{scorer: length, options: {leasst: 1}}", "length does not take"),
+        ("vadr", "there is no such scorer. Did you mean vader?"),
         ("out/no", "out/no: there is no such folder"),
     ],
 )
@@ -193,6 +194,11 @@ def test_rankings_that_do_not_say_whose_they_are(tmp_path):
     file.write_text('{"prompt": "p", "responses": ["a", "b"], "ranks": [1, 2]}')
     with pytest.raises(UserError, match="does not say whose the responses are"):
         human_win_rate(file)
+    file.write_text('{"prompt": "p", "responses": ["a", "b"]}')
+    with pytest.raises(UserError, match="bare.jsonl holds no ranking yet"):
+        human_win_rate(file)
+    with pytest.raises(UserError, match="gone.sqlite: there is no such file"):
+        human_win_rate(tmp_path / "gone.sqlite")
     three = ranked(tmp_path / "three.jsonl", [("p", "ABC", [1, 2, 3])])
     with pytest.raises(UserError, match=r"3 policies \(runs/A, runs/B, runs/C\)"):
         human_win_rate(three)

@@ -87,7 +87,7 @@ def test_a_damaged_artifact_is_told(finish, tmp_path):
         open_policy(tmp_path / "sft")
 
 
-@pytest.mark.parametrize("kind", ["own", "lora"])
+@pytest.mark.parametrize("kind", ["own", "lora", "nf4"])
 def test_an_opened_policy_computes_what_was_saved(finish, make_toys, tmp_path, kind):
     toys = make_toys(kind)
     finish(tmp_path / "sft", "sft", kind=kind, seed=7)
@@ -102,7 +102,7 @@ def test_an_opened_policy_computes_what_was_saved(finish, make_toys, tmp_path, k
         assert_close(policy.role(sequences), expected(sequences))
         assert (policy.role(sequences) - other.role(sequences)).abs().max() > 0.01
     shared = policy.role.network.language_model is other.role.network.language_model
-    assert shared == (kind == "lora")
+    assert shared == (kind != "own")
     assert policy.codec.stop_ids == toys.codec.stop_ids
     assert policy.encoder().template == "plain"
 

@@ -126,7 +126,7 @@ def test_commands_set_what_they_name(speakers):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("/temperatur 1", "There is no /temperatur. Did you mean /temperature?"),
+        ("/temperatures 1", "There is no /temperatures. Did you mean /temperature?"),
         ("/temperature", "/temperature wants a number: /temperature 0.7"),
         ("/temperature hot", "wants a number"),
         ("/temperature -1", "at least 0"),
