@@ -125,10 +125,11 @@ class StandIn:
         scores = vader_compound([prompt] * len(responses), responses)
         places = [sum(other > score for other in scores) for score in scores]
         order = sorted(range(len(places)), key=lambda index: places[index])
-        for better, worse in zip(order, order[1:], strict=False):
+        for first in range(len(order) - 1):
             if self.draw.random() < self.noise:
-                places[better], places[worse] = places[worse], places[better]
-        return places
+                order[first : first + 2] = order[first + 1], order[first]
+        place_of = dict(zip(order, sorted(places), strict=True))
+        return [place_of[index] for index in range(len(places))]
 
 
 def rank(address: str, stand_in: StandIn) -> int:
