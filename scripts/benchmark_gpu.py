@@ -11,6 +11,7 @@ if each token reads all weights once.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from hydralign import allocator  # noqa: E402
 from scripts.benchmark_inputs import LORA, Work, figures  # noqa: E402
 
 LENGTHS = {"ppo": (64, 64), "sft": (256, 256)}
@@ -130,6 +132,8 @@ def measure_trl(work: Work, scratch: Path) -> dict[str, float]:
             config = type(config)(**{**config.to_dict(), "num_labels": 1})
         model: Any = replace(base, kind=auto, fake=replace(base.fake, config=config)).load(0, 0)
         model.config.pad_token_id = tokenizer.pad_token_id
+        # Else TRL's PPO widens the norms, and samples outside autocast: types do not fit.
+        model.is_loaded_in_4bit = False
         return model
 
     rows = [json.loads(line) for line in (scratch / "rows.jsonl").read_text().splitlines()]
@@ -179,7 +183,8 @@ SIDES = {"hydralign": measure_hydralign, "trl": measure_trl}
 def measure(work: str, side: str) -> dict[str, Any]:
     """Measure one side in a process of its own; a failure becomes its text."""
     command = [sys.executable, __file__, "--measure", work, side]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | allocator.FOR_CUDA
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         return {"error": done.stderr[-1500:]}
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -136,23 +136,29 @@ def toys(request, make_toys):
 OWN_RECORDS = "hydralign.data.own_records."
 PROMPTS_OF_A_FILE = {
     "source": {"_target_": "hydralign.data.sources.load_rows", "_partial_": True},
-    "records": {"prompt": {"_target_": f"{OWN_RECORDS}prompt", "_partial_": True}},
+    "records": {
+        kind: {"_target_": f"{OWN_RECORDS}{kind}", "_partial_": True}
+        for kind in ("prompt", "comparison")
+    },
     "splits": {"train": 0.6, "validation": 0.2, "test": 0.2},
     "max_prompt_tokens": 40,
     "max_response_tokens": 6,
+    "max_comparison_tokens": 24,
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def finish(make_toys, rows):
     """Makes the folder of a finished run of the toys, as `run` leaves it."""
 
-    def make(folder, stage, *, kind="own", seed=0, template="plain", parents=None):
-        toys, name = make_toys(kind), "reward_model" if stage == "reward" else "policy"
+    def make(folder, stage, *, kind="own", seed=0, template="plain", parents=None, family="llama"):
+        toys, name = make_toys(kind, family), "reward_model" if stage == "reward" else "policy"
         role = toys.role(name, trained=True)
         shake(role.trained_parameters(), seed)
         adapters = {"rank": SHAPE.rank, "alpha": SHAPE.alpha}
         model = {"name": kind, "source": toys.base.source, "stop_tokens": list("abcdefgh")}
+        model |= {"quantization": kind if kind in ("nf4", "int8") else "none"}
+        model |= {"lora": None if kind == "own" else adapters}
         data = {"name": "toy", "path": str(rows), "template": template} | PROMPTS_OF_A_FILE
         data["source"] = data["source"] | {"path": str(rows)}
         made = new_manifest(
@@ -166,8 +172,8 @@ def finish(make_toys, rows):
             metrics={},
         )
         write_artifact(folder / "artifact", made, lambda to: save_role(role, toys.codec, to))
-        settings = {"model": model | {"lora": adapters if kind == "lora" else None}}
-        settings |= {"data": data, "stage": {}, "seed": 4, "stop_after": None}
+        settings = {"model": model, "data": data, "stage": {}, "seed": 4}
+        settings |= {"stop_after": None}
         hardware = {"accelerator": "cpu", "generation_batch_size": 5}
         write_json(folder / "run.json", {"settings": settings, "hardware": hardware})
         return made.id

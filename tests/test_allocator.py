@@ -100,3 +100,13 @@ def test_elsewhere_it_does_nothing(monkeypatch):
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
     allocator.return_freed_memory()
     assert allocator.os.environ["THP_MEM_ALLOC_ENABLE"] == "0"  # as the user had it
+
+
+def test_segments_grow_unless_the_user_says_otherwise(monkeypatch):
+    name = "PYTORCH_CUDA_ALLOC_CONF"
+    monkeypatch.delenv(name, raising=False)
+    allocator.let_segments_grow()
+    assert os.environ[name] == "expandable_segments:True"
+    monkeypatch.setenv(name, "max_split_size_mb:128")
+    allocator.let_segments_grow()
+    assert os.environ[name] == "max_split_size_mb:128"

@@ -13,6 +13,9 @@ from hydralign.data_source import DataSource, drawn
 from hydralign.errors import UserError
 from hydralign.evaluate import Question, evaluate, table
 from hydralign.finished import open_policy
+from hydralign.labels.items import Submission
+from hydralign.labels.samples import Sample
+from hydralign.labels.store import LabelStore
 from hydralign.rollout.decoding import GREEDY
 from hydralign.rollout.streaming import stream_tokens
 from hydralign.sample import Wanted, sample
@@ -98,6 +101,7 @@ def test_who_scored_in_training_scores_if_nobody_is_named(runs, finish, tmp_path
         ("reward_model", "name the folder of its run instead"),
         ("{scorer: ", "wanted a name, or {scorer: NAME, options"),
         ("{scorer: length, options: {leasst: 1}}", "length does not take"),
+        ("vadr", "there is no such scorer. Did you mean vader?"),
         ("out/no", "out/no: there is no such folder"),
     ],
 )
@@ -167,11 +171,34 @@ def test_prompts_are_drawn_whole_for_the_interval(tmp_path):
     assert (found.low, found.high) == (0.5, 0.5)
 
 
+def test_rankings_are_read_from_the_labelling_page_as_they_are(tmp_path):
+    samples = [
+        Sample(name, ("a", "b"), tuple({"artifact_id": who, "policy": who} for who in whose))
+        for name, whose in (("p", "AB"), ("q", "BA"), ("r", "AB"))
+    ]
+    store = LabelStore(tmp_path / "ranked.sqlite")
+    store.add(samples)
+    better = {"p": "b", "q": "b"}  # B's, then A's; the third is a tie
+    for _ in samples:
+        shown = store.next("Ann")
+        ranks = [text != better.get(shown.prompt, text) for text in shown.responses]
+        store.save(Submission(shown.item, "Ann", ranks))
+    store.close()
+    found = human_win_rate(tmp_path / "ranked.sqlite", pair=["A", "B"])
+    assert (found.win_rate, found.prompts) == (0.5, 3)
+    assert found.ties == pytest.approx(1 / 3)
+
+
 def test_rankings_that_do_not_say_whose_they_are(tmp_path):
     file = tmp_path / "bare.jsonl"
     file.write_text('{"prompt": "p", "responses": ["a", "b"], "ranks": [1, 2]}')
     with pytest.raises(UserError, match="does not say whose the responses are"):
         human_win_rate(file)
+    file.write_text('{"prompt": "p", "responses": ["a", "b"]}')
+    with pytest.raises(UserError, match="bare.jsonl holds no ranking yet"):
+        human_win_rate(file)
+    with pytest.raises(UserError, match="gone.sqlite: there is no such file"):
+        human_win_rate(tmp_path / "gone.sqlite")
     three = ranked(tmp_path / "three.jsonl", [("p", "ABC", [1, 2, 3])])
     with pytest.raises(UserError, match=r"3 policies \(runs/A, runs/B, runs/C\)"):
         human_win_rate(three)

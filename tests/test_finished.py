@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hydralign.artifacts import write_json
 from hydralign.errors import UserError
 from hydralign.finished import open_policies, open_policy, open_reward_model
 from hydralign.rl.sequences import pad_sequences
-from hydralign.runs import find_policy, find_reward_model, find_runs
+from hydralign.runs import Run, find_policy, find_reward_model, find_runs, told_apart
 
 
 def test_a_run_its_stage_and_its_artifact_stand_for_the_same(finish, tmp_path):
@@ -31,6 +32,13 @@ def test_a_chain_stands_for_the_policy_that_no_other_started_from(finish, tmp_pa
     finish(tmp_path / "dpo", "dpo", parents={"policy": sft})
     with pytest.raises(UserError, match=r"several policies. Name one: .*/dpo, .*/ppo, .*/sft\."):
         find_policy(tmp_path)
+
+
+def test_runs_of_a_stage_are_told_apart_by_as_much_of_the_folder_as_it_takes():
+    paths = [("ppo", "a/ppo"), ("ppo", "b/ppo"), ("ppo", "c/mine"), ("dpo", "a/dpo")]
+    runs = [Run(stage, stage, Path(path) / "artifact") for stage, path in paths]
+    names = [run.name for run in told_apart(runs)]
+    assert names == ["ppo (a/ppo)", "ppo (b/ppo)", "ppo (mine)", "dpo"]
 
 
 def test_a_chain_that_stopped_does_not_stand_for_its_first_policy(finish, tmp_path):
@@ -79,7 +87,7 @@ def test_a_damaged_artifact_is_told(finish, tmp_path):
         open_policy(tmp_path / "sft")
 
 
-@pytest.mark.parametrize("kind", ["own", "lora"])
+@pytest.mark.parametrize("kind", ["own", "lora", "nf4"])
 def test_an_opened_policy_computes_what_was_saved(finish, make_toys, tmp_path, kind):
     toys = make_toys(kind)
     finish(tmp_path / "sft", "sft", kind=kind, seed=7)
@@ -94,7 +102,7 @@ def test_an_opened_policy_computes_what_was_saved(finish, make_toys, tmp_path, k
         assert_close(policy.role(sequences), expected(sequences))
         assert (policy.role(sequences) - other.role(sequences)).abs().max() > 0.01
     shared = policy.role.network.language_model is other.role.network.language_model
-    assert shared == (kind == "lora")
+    assert shared == (kind != "own")
     assert policy.codec.stop_ids == toys.codec.stop_ids
     assert policy.encoder().template == "plain"
 

@@ -23,6 +23,8 @@ ROOMS = {
     "callbacks": {"data", "models", "rollout", "stages"},
     "web": set(),
     "labels": {"data", "web"},
+    "chat": {"data", "models", "rollout", "web"},
+    "export": {"data", "models", "rl"},
 }
 MODULES = {
     "allocator": set(),
@@ -52,9 +54,13 @@ MODULES = {
         "rollout",
     },
     "evaluate": {"data", "finished", "judges", "prompts", "rollout", "runs", "stages", "summary"},
+    "talk": {"chat", "finished", "runs"},
     "by_hand": {"data", "stages"},
     "contest": {"data", "data_source", "inputs", "memory", "model_source"}
     | {"models", "record", "reward_source", "rl", "rollout", "runs", "stages"},
+    "export_check": {"data_source", "export", "finished", "rl"},
+    "exporter": {"export", "export_check", "finished", "inputs", "model_source", "models", "record"}
+    | {"runs"},
     "checks": {"config", "data", "inputs"},
     "explain": {"data"},
     "record": {"artifacts"},
@@ -103,7 +109,7 @@ SMALL = {
 """Small modules of no room's own, and who may use them."""
 KNOW_HYDRA = {"config", "build", "inputs", "run", "cli", "checks", "explain"}
 KNOW_HYDRA |= {"data_source", "model_source", "planner", "record", "reward_source", "contest"}
-KNOW_HYDRA |= {"runs", "finished", "prompts", "sample", "judges"}
+KNOW_HYDRA |= {"exporter", "runs", "finished", "prompts", "sample", "judges"}
 
 
 def room(path):

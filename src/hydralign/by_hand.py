@@ -45,8 +45,12 @@ def human_win_rate(file: Path, *, pair: Sequence[str] = (), seed: int = 0) -> Hu
     Raises:
         UserError: if the file does not say whose the responses are, or the two are not in it.
     """
+    if not file.is_file():
+        raise UserError(f"{file}: there is no such file.")
     ranked = [row.values for row in load_rows(str(file)) if row.values.get("ranks")]
-    if not ranked or not all(values.get("samples") for values in ranked):
+    if not ranked:
+        raise UserError(f"{file} holds no ranking yet.")
+    if not all(values.get("samples") for values in ranked):
         raise UserError(
             f"{file} does not say whose the responses are: wanted rows with ranks and samples, as "
             "scripts/label.py makes of what --by-hand has written."

@@ -1,6 +1,7 @@
 """The one kind of error whose message is meant for the user, and the words such messages share."""
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -34,6 +35,29 @@ DIVERGED = (
     "Training has diverged, or a row of data is rotten. Begin anew in another folder with a lower "
     "learning rate or max_grad_norm."
 )
+
+
+NO_SPACE = ("the disk is full", "the disk quota is used up")
+
+_DISK = {
+    errno.ENOSPC: NO_SPACE[0],
+    errno.EDQUOT: NO_SPACE[1],
+    errno.EFBIG: "the file would be larger than is allowed here",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENOTDIR: "a file stands where a folder is needed",
+    errno.EEXIST: "a file stands where a folder is needed",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+def disk_trouble(error: BaseException) -> str | None:
+    """Say what is wrong with the disk, if that is what an exception means."""
+    if isinstance(error, OSError):
+        return _DISK.get(error.errno or 0)
+    found = re.search(r"\(os error (\d+)\)", str(error))  # safetensors and tokenizers: Rust
+    return _DISK.get(int(found.group(1))) if found else None
 
 
 class BadNumbers(UserError):

@@ -1,6 +1,5 @@
 """What an exception means in the user's terms: which key, file or disk, and what to do about it."""
 
-import errno
 import re
 import traceback
 from collections.abc import Iterator
@@ -17,25 +16,15 @@ from yaml import YAMLError
 from hydralign.data.pypi import cache_folder
 from hydralign.errors import (
     ASK_THE_PLAN,
+    NO_SPACE,
     UserError,
     closest,
+    disk_trouble,
     is_out_of_memory,
     nearest,
     no_memory,
     what_is_wrong,
 )
-
-_DISK = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file would be larger than is allowed here",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "permission denied",
-    errno.ENOTDIR: "a file stands where a folder is needed",
-    errno.EEXIST: "a file stands where a folder is needed",
-    errno.ENAMETOOLONG: "the name is too long",
-}
 
 
 def explain(error: BaseException, conf_dir: Path | None = None) -> str | None:
@@ -74,20 +63,17 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _about_disk(error: BaseException) -> str | None:
-    number, name = None, None
-    if isinstance(error, OSError):
-        number, name = error.errno, error.filename and str(error.filename)
-    elif found := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors and tokenizers: Rust
-        number = int(found.group(1))
-    if number not in _DISK:
+    reason = disk_trouble(error)
+    if reason is None:
         return None
+    name = str(error.filename) if isinstance(error, OSError) and error.filename else None
     if name is None and HydraConfig.initialized():
         name = str(HydraConfig.get().runtime.output_dir)
     where = f" {name}" if name else ""
     cached = name and Path(name).is_relative_to(cache_folder())
     setting = "the environment variable HYDRALIGN_CACHE" if cached else "hydra.run.dir"
-    advice = "Free some space, or choose" if number in (errno.ENOSPC, errno.EDQUOT) else "Choose"
-    return f"Cannot write{where}: {_DISK[number]}. {advice} another folder: {setting}=DIR."
+    advice = "Free some space, or choose" if reason in NO_SPACE else "Choose"
+    return f"Cannot write{where}: {reason}. {advice} another folder: {setting}=DIR."
 
 
 def _about_syntax(error: OverrideParseException) -> str:

@@ -9,9 +9,9 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from yaml import YAMLError
 
-from hydralign.config import RewardConfig
+from hydralign.config import BUILT_IN_SCORERS, RewardConfig
 from hydralign.data_source import DataSource
-from hydralign.errors import UserError
+from hydralign.errors import UserError, nearest
 from hydralign.finished import Policy, RewardModel, open_reward_model
 from hydralign.record import recorded_inputs
 from hydralign.reward_source import build_rewards
@@ -87,9 +87,16 @@ def _rule(name: str) -> RuleScorer:
         raise UserError(
             f"--scorer {name}: wanted a name, or {{scorer: NAME, options: {{...}}}}."
         ) from error
-    (part,) = build_rewards([reward])
-    if part.rule is None:
+    if reward.scorer == REWARD_MODEL:
         raise UserError("--scorer reward_model: name the folder of its run instead.")
+    if "." not in reward.scorer and reward.scorer not in BUILT_IN_SCORERS:
+        known = nearest(reward.scorer, [GOLD, *BUILT_IN_SCORERS])
+        raise UserError(
+            f"--scorer {reward.scorer}: there is no such scorer.{known} Or name the folder of a "
+            "reward model, or a function of yours: package.module.function."
+        )
+    (part,) = build_rewards([reward])
+    assert part.rule is not None
     return RuleScorer(part.rule, part.name)
 
 

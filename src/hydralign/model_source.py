@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedModel
 
 from hydralign.data.pypi import cache_folder
 from hydralign.data_source import DataSource
@@ -65,20 +66,27 @@ def wanted_roles(cfg: DictConfig, stage: Any) -> dict[str, RoleSpec]:
 def describe_model(model: DictConfig) -> tuple[FakeBase, LoraShape | None]:
     """Return the network without its weights, and the shape of its adapters."""
     config = find_config(model.source, _architecture(model), model.vocab_size)
-    base = FakeBase(config, getattr(torch, model.dtype), _quantization(model))
+    base = FakeBase(config, getattr(torch, model.dtype), quantization_of(model))
     return base, _lora_shape(model.lora)
 
 
 def _base_model(model: DictConfig, device: str) -> BaseModel:
     dtype = getattr(torch, model.dtype)
-    return BaseModel(model.source, _architecture(model), dtype, _quantization(model), device)
+    return BaseModel(model.source, _architecture(model), dtype, quantization_of(model), device)
+
+
+def full_base(cfg: DictConfig, vocab_size: int) -> PreTrainedModel:
+    """Load what adapters are trained on, all of its layers in full, into main memory."""
+    base = replace(_base_model(cfg.model, "cpu"), quantization=None)
+    return base.load(vocab_size, cfg.seed)
 
 
 def _architecture(model: DictConfig) -> Any:
     return model.architecture and OmegaConf.to_container(model.architecture)
 
 
-def _quantization(model: DictConfig) -> Quantization | None:
+def quantization_of(model: DictConfig) -> Quantization | None:
+    """Return how a frozen base is stored; None is in full."""
     if model.quantization == "none":
         return None
     dtype = getattr(torch, model.dtype)

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -139,6 +140,22 @@ def is_at_work(run_dir: Path) -> bool:
 def recorded_inputs(run_dir: Path) -> dict[str, Path]:
     """Return the artifacts that the run in a folder started from, by name."""
     return {name: Path(path) for name, path in read_record(run_dir).get("inputs", {}).items()}
+
+
+def commands_of(run_dir: Path) -> list[str]:
+    """Return the commands that led to the run in a folder, the first one first."""
+    said = read_record(run_dir)
+    before = list(said.get("inputs", {}).values())
+    before += [said.get("settings", {}).get("model", {}).get("source") or ""]
+    commands = [
+        command
+        for artifact in before
+        if Path(artifact, MANIFEST).is_file()
+        for command in commands_of(Path(artifact).parent)
+    ]
+    program, *overrides = said.get("command") or [""]
+    own = [shlex.join(["python", Path(program).name, *overrides])] if program else []
+    return list(dict.fromkeys([*commands, *own]))
 
 
 def newest_unfinished(outputs: Path, cfg: DictConfig) -> Path:

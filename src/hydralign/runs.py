@@ -134,9 +134,14 @@ def find_reward_model(folder: Path) -> Run:
 
 
 def told_apart(runs: Sequence[Run]) -> list[Run]:
-    """Return runs with the folder in the names of those of the same stage."""
-    seen = Counter(run.stage for run in runs)
-    names = [f"{r.stage} ({r.folder.name})" if seen[r.stage] > 1 else r.stage for r in runs]
+    """Return runs with as much of the folder in their names as tells those of a stage apart."""
+    names = [run.stage for run in runs]
+    for longer in (lambda run: run.folder.name, lambda run: run.folder):
+        seen = Counter(names)
+        names = [
+            f"{run.stage} ({longer(run)})" if seen[name] > 1 else name
+            for run, name in zip(runs, names, strict=True)
+        ]
     return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
 
 

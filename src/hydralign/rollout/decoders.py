@@ -162,16 +162,18 @@ class _FixedLayer(DynamicLayer):
 
     def __init__(self, layer: Any, room: int, place: Tensor) -> None:
         super().__init__()
-        self.keys, self.values = (F.pad(x, (0, 0, 0, room)) for x in (layer.keys, layer.values))
+        keys, values = (F.pad(x, (0, 0, 0, room)) for x in (layer.keys, layer.values))
+        self.whole = self.keys, self.values = keys, values
         self.is_initialized, self.place = True, place
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         """Write keys and values (b, k, 1, e), and return those of all places."""
-        self.keys.index_copy_(2, self.place, key_states.to(self.keys.dtype))
-        self.values.index_copy_(2, self.place, value_states.to(self.values.dtype))
-        return self.keys, self.values
+        keys, values = self.whole
+        keys.index_copy_(2, self.place, key_states.to(keys.dtype))
+        values.index_copy_(2, self.place, value_states.to(values.dtype))
+        return keys, values
 
 
 def _can_be_recorded(policy: TextRole, cache: DynamicCache, length: int) -> bool:
@@ -182,7 +184,8 @@ def _can_be_recorded(policy: TextRole, cache: DynamicCache, length: int) -> bool
     config = policy.network.language_model.config.get_text_config()
     window = getattr(config, "sliding_window", None) or length
     return (
-        all(type(layer) is DynamicLayer and layer.keys.is_cuda for layer in layers)
+        all(type(layer) is DynamicLayer for layer in layers)
+        and all(layer.keys.is_cuda for layer in layers)
         and config._attn_implementation == "sdpa"
         and window >= length
     )

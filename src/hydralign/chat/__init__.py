@@ -1,0 +1,1 @@
+"""Talking to policies: in the terminal, and on a page."""

@@ -1,0 +1,1 @@
+"""Finished models in the form that other people's tools read."""
