@@ -101,11 +101,13 @@ def test_a_database_that_is_busy_is_to_be_asked_again(client, store):
     assert "cannot be written" in answer.json()["error"]
 
 
-def test_ten_at_once_save_every_ranking_once(tmp_path):
-    """Ten clients rank 200 items each; every fifth is sent twice, as after a lost answer."""
-    clients, each = 10, 200
+@pytest.mark.parametrize(
+    ("clients", "each"), [(4, 25), pytest.param(10, 200, marks=pytest.mark.slow)]
+)
+def test_many_at_once_save_every_ranking_once(tmp_path, clients, each):
+    """Clients rank items side by side; every fifth is sent twice, as after a lost answer."""
     store = LabelStore(tmp_path / "l.sqlite")
-    store.add(samples(clients * each // 2))
+    store.add(samples(clients * each))  # more than enough: the last one must not be one's own
     store.share_out(1.0, 2)
     seen = [[] for _ in range(clients)]
 
@@ -114,8 +116,6 @@ def test_ten_at_once_save_every_ranking_once(tmp_path):
         with httpx.Client(base_url=url, timeout=60) as client:
             for step in range(each):
                 item = client.get("/api/next", params={"annotator": name}).json()["item"]
-                if item is None:
-                    return
                 body = {"annotator": name, "item": item["item"], "ranks": [0, 1, 2]}
                 body["token"] = f"{number} {step}"
                 for _ in range(1 if step % 5 else 2):
@@ -141,7 +141,7 @@ def test_ten_at_once_save_every_ranking_once(tmp_path):
     assert saved == sent
     assert set(saved.values()) == {1}
     assert saved.total() == clients * each
-    assert set(Counter(prompt for _, prompt in saved).values()) == {2}
+    assert set(Counter(prompt for _, prompt in saved).values()) <= {1, 2}
 
 
 def start(file):
@@ -156,13 +156,16 @@ def test_a_server_that_is_killed_has_lost_nothing_that_it_confirmed(tmp_path):
     store.add(samples(400))
     store.close()
     confirmed = []
-    for life in range(2):
+    for _ in range(2):
+        before = len(confirmed)
         process, url = start(tmp_path / "l.sqlite")
-        killer = threading.Timer(0.4, os.kill, (process.pid, signal.SIGKILL))
+        # Not between two requests: while one is being answered, whichever that is.
+        killer = threading.Timer(0.002, os.kill, (process.pid, signal.SIGKILL))
         with httpx.Client(base_url=url) as client:
-            killer.start()
             try:
                 while True:
+                    if len(confirmed) == before + 20:
+                        killer.start()
                     item = client.get("/api/next", params={"annotator": "Ann"}).json()["item"]
                     body = {"annotator": "Ann", "item": item["item"], "ranks": [0, 1, 2]}
                     saved = client.post("/api/rankings", json=body)
@@ -171,7 +174,7 @@ def test_a_server_that_is_killed_has_lost_nothing_that_it_confirmed(tmp_path):
                 pass
         assert process.wait(10) == -signal.SIGKILL
         process.stdout.close()
-        assert len(confirmed) > 5 * (life + 1)
+        assert len(confirmed) >= before + 20
     rows = read_rankings(tmp_path / "l.sqlite")
     numbers = [row.number for row in rows]
     assert set(confirmed) <= set(numbers)

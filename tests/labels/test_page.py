@@ -139,6 +139,12 @@ def test_skip_undo_and_a_note(browser, store):
     store.add(samples(4))
     with served(labelling_app(store)) as url, opened(browser, url) as page:
         first, shown = prompt(page), texts(page)
+        for key in ("1", "Shift+Digit2", "3"):
+            page.keyboard.press(key)
+        assert page.locator(".place").all_inner_texts() == ["=1st", "=1st", "3rd"]
+        assert page.inner_text("#order").split() == ["1=2>3"]
+        for _ in range(3):
+            page.keyboard.press("Backspace")
         for key in ("n", "h", "m", " ", "3", "Enter", "3", "1", "2"):  # letters go into the note
             page.keyboard.press(key)
         go_on(page, lambda: page.keyboard.press("Enter"))

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -91,6 +92,23 @@ def test_bad_input(file, samples, arguments, said):
     names = {"FILE": file, "SAMPLES": samples}
     with pytest.raises(UserError, match=said):
         run(*(names.get(argument, argument) for argument in arguments))
+
+
+def test_a_reward_model_chooses_the_order(monkeypatch, capsys, file, samples):
+    def scores(prompt, responses):
+        return [0.0, abs(int(prompt[1:]) - 4)]  # p4 is even
+
+    opened = SimpleNamespace(scores=scores)
+    monkeypatch.setattr("hydralign.finished.open_reward_model", lambda folder: opened)
+    terminal(monkeypatch, file, "--samples", samples, "--reward-model", "runs/reward")
+    shown = capsys.readouterr().out
+    assert "10 items by how unsure the reward model of runs/reward is." in shown
+    assert shown.index("p4") < shown.index("saved in")
+
+
+def test_no_reward_model_there(file, samples, tmp_path):
+    with pytest.raises(UserError, match=str(tmp_path)):
+        run("serve", file, "--samples", samples, "--reward-model", tmp_path / "none")
 
 
 def test_nothing_ranked_yet(monkeypatch, file, samples, tmp_path):

@@ -18,6 +18,8 @@ HELP = (
     "s skips, u undoes, q ends."
 )
 
+SKIPPED = (None, "")
+
 
 def rank_in_terminal(
     store: LabelStore,
@@ -40,32 +42,35 @@ def rank_in_terminal(
         UserError: if the annotator has no name.
     """
     console, saved = console or Console(), 0
-    check_name(annotator)
-    shown = store.next(annotator)
+    shown = store.next(check_name(annotator))
+    seen, since = None, 0.0
     while shown is not None:
-        show(shown, console)
-        since = time.monotonic()
-        try:
-            line = ask("> ").strip()
-        except EOFError:
-            line = "q"
+        if shown is not seen:
+            show(shown, console)
+            seen, since = shown, time.monotonic()
+        line = _typed(ask)
         if line == "q":
-            break
+            return saved
         try:
             if line == "u":
                 shown = _undone(store, annotator)
                 continue
-            ranks, note = (None, "") if line == "s" else read_ranking(line, len(shown.responses))
+            ranks, note = SKIPPED if line == "s" else read_ranking(line, len(shown.responses))
             seconds = round(time.monotonic() - since, 3)
             store.save(Submission(shown.item, annotator, ranks, note, seconds))
-        except UserError as error:
-            console.print(Text(str(error), "yellow"))
-        else:
             saved += 1
             shown = store.next(annotator)
-    else:
-        console.print("Nothing is left to rank.")
+        except UserError as error:
+            console.print(Text(str(error), "yellow"))
+    console.print("Nothing is left to rank.")
     return saved
+
+
+def _typed(ask: Callable[[str], str]) -> str:
+    try:
+        return ask("> ").strip()
+    except EOFError:  # nothing more is typed
+        return "q"
 
 
 def show(shown: Shown, console: Console) -> None:
