@@ -21,6 +21,7 @@ ROOMS = {
     "planning": {"models", "rl"},
     "stages": {"data", "models", "rollout", "rewards", "rl"},
     "callbacks": {"data", "models", "rollout", "stages"},
+    "report": set(),
 }
 MODULES = {
     "allocator": set(),
@@ -39,6 +40,7 @@ MODULES = {
     | {"micro_batches", "models", "record", "reward_source", "rl", "rollout", "stages"},
     "checks": {"config", "data", "inputs"},
     "explain": {"data"},
+    "outcomes": {"artifacts"},
     "record": {"artifacts"},
     "cli": {"explain", "record"},
     "model_source": {"data", "data_source", "inputs", "models", "planning"},
@@ -72,15 +74,16 @@ MODULES = {
         "models",
         "record",
     }
-    | {"summary"},
+    | {"outcomes", "report", "summary"},
 }
 ALLOWED = {**ROOMS, **MODULES, "train": {"allocator", "checks", "cli", "config", "run"}}
 ANYWHERE = {"errors", "micro_batches", "ranks"}
 """What every room but the maths may import."""
 SMALL = {
     "planning": {"summary"},
-    "stages": {"batch_plan", "memory", "summary"},
+    "stages": {"batch_plan", "memory", "outcomes", "summary"},
     "callbacks": {"allocator", "artifacts", "memory", "summary"},
+    "report": {"outcomes", "record"},
 }
 """Small modules of no room's own, and who may use them."""
 KNOW_HYDRA = {"config", "build", "inputs", "run", "cli", "checks", "explain"}
