@@ -88,6 +88,14 @@ class Manifest:
             raise UserError(f"{path} cannot be read: {error}. Run its stage again.") from error
 
 
+def finished_before(folder: Path, config_hash: str) -> Manifest | None:
+    """Return the manifest of an artifact that the same config has left; None if there is none."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    manifest = Manifest.read(folder)
+    return manifest if manifest.config_hash == config_hash else None
+
+
 def digest(value: Any) -> str:
     """Return a short hash of anything that JSON can hold."""
     text = json.dumps(value, sort_keys=True, default=str)

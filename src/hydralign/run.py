@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 
 from hydralign import build
 from hydralign.artifacts import (
-    MANIFEST,
     Manifest,
+    finished_before,
     new_manifest,
     without_nan,
     write_artifact,
@@ -150,7 +150,7 @@ def run_stage(
     fingerprint = config_hash(cfg, inputs)
     ranks = Ranks.here(cfg.hardware.devices)
     record = partial(write_record, run_dir, cfg, inputs, fingerprint=fingerprint, unfinished=True)
-    done = _finished_before(run_dir / "artifact", fingerprint)
+    done = finished_before(run_dir / "artifact", fingerprint)
     if done is not None:
         log.info("Already done with the same config; taken as it is.")
         if ranks.first:
@@ -241,13 +241,6 @@ def _clear(run_dir: Path) -> None:
     for pattern in (EVENTS, EVIDENCE, "metrics.json", "samples.md", EVALUATION, REPORT):
         for path in run_dir.glob(pattern):
             path.unlink()
-
-
-def _finished_before(folder: Path, fingerprint: str) -> Manifest | None:
-    if not (folder / MANIFEST).is_file():
-        return None
-    manifest = Manifest.read(folder)
-    return manifest if manifest.config_hash == fingerprint else None
 
 
 def _save(

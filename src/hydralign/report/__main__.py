@@ -7,6 +7,6 @@ from hydralign.errors import UserError
 from hydralign.report.write import write_report
 
 try:
-    write_report(Path(sys.argv[1]))
+    write_report(Path(sys.argv[1]), stages_anew=False)
 except UserError as error:
     sys.exit(str(error))

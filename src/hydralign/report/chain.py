@@ -1,6 +1,6 @@
 """The report of a chain: its stages side by side, each with a link to its own."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,8 @@ def chain_page(
         heading(run),
         missing(run),
         page.section("Not there", page.listing(f"{name}/ holds no run" for name in left)),
-        page.section("Side by side", _table(stages), page.images(pictures)),
+        page.section("Side by side", _stages_table(stages), page.images(pictures)),
+        page.section("The same prompts, the same judge", _comparison_table(run)),
         *parts,
         making(run),
     )
@@ -67,13 +68,21 @@ def _told(stage: RunFolder) -> Markup:
     return page.listing(lines, css="alarms")
 
 
-def _table(stages: Sequence[RunFolder]) -> Markup:
+def _stages_table(stages: Sequence[RunFolder]) -> Markup:
+    return _table([stage.stage for stage in stages], [stage.figure for stage in stages])
+
+
+def _comparison_table(run: RunFolder) -> Markup:
+    return _table([row["name"] for row in run.comparison], [row.get for row in run.comparison])
+
+
+def _table(names: Sequence[str], figures: Sequence[Callable[[str], float | None]]) -> Markup:
     rows = []
     for name, words, form in COMPARED:
-        values = [stage.figure(name) for stage in stages]
+        values = [figure(name) for figure in figures]
         if any(value is not None for value in values):
             rows.append((words, *("" if v is None else form.format(v) for v in values)))
-    return page.table(rows, ("", *(stage.stage for stage in stages)))
+    return page.table(rows, ("", *names))
 
 
 def _pictures(stages: Sequence[RunFolder]) -> Iterator[Picture]:

@@ -24,7 +24,7 @@ def show_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
     for earlier in folder.glob(f"events.out.tfevents.*{SUFFIX}"):
-        earlier.unlink()
+        earlier.unlink(missing_ok=True)
     writer = EventFileWriter(str(folder), filename_suffix=SUFFIX)
     for shown in pictures:
         width, height = (int.from_bytes(shown.png[at : at + 4], "big") for at in (16, 20))

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +43,8 @@ class RunFolder:
     answers: Mapping[int, list[Answer]]
     """To the same prompts, by the step they were given at."""
     missing: tuple[str, ...]
+    comparison: Sequence[Mapping[str, Any]] = ()
+    """Of a chain: figures of policies on the same prompts, as `scripts/compare.py` left them."""
 
     @property
     def chain(self) -> list[str]:
@@ -89,7 +91,8 @@ def read_run(folder: Path) -> RunFolder:
         ) from error
     metrics = _json(folder / "metrics.json", missing)
     if chain:
-        return RunFolder(folder, record, {}, metrics, None, {}, {}, tuple(missing))
+        compared = _json(folder / "comparison.json", []).get("rows", ())  # few chains have one
+        return RunFolder(folder, record, {}, metrics, None, {}, {}, tuple(missing), compared)
     plan = _json(folder / "plan.json", missing)
     outcomes = _outcomes(folder, stage, missing)
     curves, answers = _logged(folder, missing)
