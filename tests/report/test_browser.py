@@ -46,7 +46,8 @@ def opened(browser):
     context.close()
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo", "grpo", "rloo"])
 def test_a_report_opens_whole_and_asks_for_nothing(drawn, opened, stage):
     page, wrong = opened(drawn / stage / "report.html")
     sizes = page.evaluate(SIZES)
@@ -56,6 +57,7 @@ def test_a_report_opens_whole_and_asks_for_nothing(drawn, opened, stage):
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_the_links_of_a_chain_lead_to_its_stages(drawn, opened):
     page, wrong = opened(drawn / "report.html")
     page.click('a[href="grpo/report.html"]')

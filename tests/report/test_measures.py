@@ -16,6 +16,7 @@ from hydralign.report.measures import (
     longer_preferred,
     margins,
     root_kl,
+    shares,
     smooth,
 )
 
@@ -63,6 +64,13 @@ def test_pairs_without_ratings_are_left_out():
     found = by_gap(made([1.0] * 3, [1, 0, 1]), [None, 2.0, None])
     assert [(s.start, s.end, s.pairs, s.right.mean) for s in found] == [(2.0, 2.0, 1, 0.0)]
     assert by_gap(made([1.0], [1]), [None]) == []
+
+
+def test_what_lies_on_an_edge_belongs_above_it_but_for_the_last():
+    found = shares(
+        made([1.0] * 4, [0, 1, 1, 0]), np.array([1.0, 2.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0])
+    )
+    assert [(s.start, s.pairs, s.right.mean) for s in found] == [(1.0, 1, 0.0), (2.0, 3, 2 / 3)]
 
 
 def test_few_different_gaps_make_few_parts():

@@ -17,11 +17,12 @@ class Elements(HTMLParser):
 
     def __init__(self, markup):
         super().__init__()
-        self.names, self.text = [], ""
+        self.names, self.attributes, self.text = [], [], ""
         self.feed(markup)
 
     def handle_starttag(self, tag, attrs):
         self.names.append(tag)
+        self.attributes += attrs
 
     def handle_data(self, data):
         self.text += data
@@ -45,6 +46,10 @@ def test_text_is_shown_as_it_is(made):
     found = Elements(made())
     assert "script" not in found.names
     assert EVIL in found.text
+
+
+def test_attributes_hold_what_they_are_given():
+    assert Elements(page.tag("p", title=EVIL)).attributes == [("title", EVIL)]
 
 
 def test_responses_are_shown_as_they_are(policy):

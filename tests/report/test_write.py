@@ -51,6 +51,7 @@ def test_every_stage_has_its_report(drawn, stage):
     assert not re.search(r"(?:src|href)=\"(?!data:)", content)
 
 
+@pytest.mark.slow
 def test_drawn_anew_pictures_are_there_once_and_curves_are_as_before(chain):
     before = read_run(chain / "sft").curves
     write_report(chain / "sft")
@@ -68,6 +69,7 @@ def test_a_chain_links_to_the_reports_of_its_stages(drawn):
     assert set(pictures(drawn)) == {"score_against_root_kl"}
 
 
+@pytest.mark.slow
 def test_a_chain_that_stopped_says_what_is_not_there(chain):
     (chain / "grpo/run.json").unlink()
     content = write_report(chain, stages_anew=False).read_text()
@@ -75,6 +77,7 @@ def test_a_chain_that_stopped_says_what_is_not_there(chain):
     assert 'href="sft/report.html"' in content
 
 
+@pytest.mark.slow
 def test_a_folder_of_an_earlier_version_says_what_is_missing(chain):
     folder = chain / "grpo"
     (folder / "evaluation.json").unlink()
@@ -88,6 +91,7 @@ def test_a_folder_of_an_earlier_version_says_what_is_missing(chain):
     assert {"score_against_root_kl", "time"} <= set(pictures(folder))
 
 
+@pytest.mark.slow
 def test_what_is_damaged_is_told_and_the_rest_is_drawn(chain):
     folder = chain / "reward"
     (folder / "plan.json").write_text("{")
@@ -134,6 +138,7 @@ def test_the_script_says_so_without_a_traceback(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_script_draws_the_stages_of_a_chain_anew(chain, capsys):
     (chain / "sft/report.html").write_text("old")
     script.main([str(chain), str(chain / "sft")])
@@ -144,6 +149,7 @@ def test_the_script_draws_the_stages_of_a_chain_anew(chain, capsys):
     assert (chain / "sft/report.html").read_text() != "old"
 
 
+@pytest.mark.slow
 def test_a_run_draws_its_report_at_the_end(finished, rows, tiny_llama, chain, caplog):
     caplog.set_level("INFO")
     (chain / "sft/report.html").unlink()
