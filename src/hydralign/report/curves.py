@@ -88,7 +88,8 @@ def curve_pictures(run: RunFolder) -> Iterator[Picture]:
     shown = {
         name: curve
         for name, curve in run.curves.items()
-        if name != "epoch" and name not in run.metrics  # a final figure is no curve
+        # The headline is logged once at the end, for the HPARAMS tab; it is no curve.
+        if name != "epoch" and (len(curve.steps) > 1 or name not in run.metrics)
     }
     groups = dict.fromkeys([*GROUPS, *sorted(name.partition("/")[0] for name in shown)])
     for group in groups:

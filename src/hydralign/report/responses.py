@@ -20,7 +20,7 @@ def compared(found: PolicyOutcomes) -> Markup:
     """
     rows = [
         (
-            shown.prompt,
+            _prompt(shown.prompt),
             Markup(tag("span", shown.before) + _score(found.before.scores[row])),
             Markup(
                 "".join(coloured(text, nats) for text, nats in shown.after)
@@ -76,7 +76,11 @@ def _watched_rows(first: Sequence[Answer], last: Sequence[Answer]) -> Iterator[t
             Markup(tag("span", x.response) + (_score(float(x.score)) if x.score else ""))
             for x in (before, after)
         )
-        yield before.prompt, *cells
+        yield _prompt(before.prompt), *cells
+
+
+def _prompt(text: str) -> object:
+    return text or tag("span", "(empty prompt)", css="quiet")
 
 
 def _score(value: float, more: str = "") -> Markup:
