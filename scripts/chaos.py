@@ -28,6 +28,7 @@ SMALL = [
     *("model.architecture.intermediate_size=48", "model.architecture.num_hidden_layers=2"),
     *("data=jsonl", "data.template=plain", "data.max_response_tokens=8", "checkpoint_minutes=0"),
     *("data.splits={train: 0.6, validation: 0.2, test: 0.2}", "samples_every=7"),
+    "report=false",
 ]
 SETTINGS = {
     "sft": {"steps": 150, "batch_size": 8, "warmup_steps": 10},

@@ -21,6 +21,8 @@ sys.path.insert(0, str(ROOT))
 
 from hydralign.artifacts import write_json  # noqa: E402
 from hydralign.explain import explain  # noqa: E402
+from hydralign.record import RECORD  # noqa: E402
+from hydralign.report.apart import draw_apart  # noqa: E402
 
 COLUMNS = (
     ("score in training", "train_score", "{:+.2f}"),
@@ -79,6 +81,8 @@ def compare(folders: Sequence[Path], out: Path) -> None:
     write_json(out / "comparison.json", {"rows": rows})
     draw(rows, curves, out / "comparison.png")
     show(out)
+    if (out / RECORD).is_file():  # of a chain: its report shows the comparison, too
+        draw_apart(out)
     print(f"\n{markdown(rows)}\nWritten to {out}: comparison.md, comparison.png, comparison.json.")
 
 

@@ -25,6 +25,7 @@ ROOMS = {
     "labels": {"data", "web"},
     "chat": {"data", "models", "rollout", "web"},
     "export": {"data", "models", "rl"},
+    "report": set(),
 }
 MODULES = {
     "allocator": set(),
@@ -63,6 +64,7 @@ MODULES = {
     | {"runs"},
     "checks": {"config", "data", "inputs"},
     "explain": {"data"},
+    "outcomes": {"artifacts"},
     "record": {"artifacts"},
     "cli": {"explain", "record"},
     "model_source": {"data", "data_source", "inputs", "models", "planning"},
@@ -96,15 +98,16 @@ MODULES = {
         "models",
         "record",
     }
-    | {"summary"},
+    | {"outcomes", "report", "summary"},
 }
 ALLOWED = {**ROOMS, **MODULES, "train": {"allocator", "checks", "cli", "config", "run"}}
 ANYWHERE = {"errors", "micro_batches", "ranks"}
 """What every room but the maths may import."""
 SMALL = {
     "planning": {"summary"},
-    "stages": {"batch_plan", "memory", "summary"},
+    "stages": {"batch_plan", "memory", "outcomes", "summary"},
     "callbacks": {"allocator", "artifacts", "memory", "summary"},
+    "report": {"outcomes", "record"},
 }
 """Small modules of no room's own, and who may use them."""
 KNOW_HYDRA = {"config", "build", "inputs", "run", "cli", "checks", "explain"}

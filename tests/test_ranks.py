@@ -98,6 +98,7 @@ def test_two_processes_do_what_one_does(rows, llama, tmp_path, adapters):
         assert said.count("== ppo") == 1  # one speaks
         assert (folder / "train.log").read_text().count("== ppo") == 1
         assert len(list(folder.rglob("artifact/manifest.json"))) == 3
+        assert said.count("Report: ") == len(list(folder.rglob("report.html"))) == 4
         found.append((folder, json.loads((folder / "metrics.json").read_text())))
     (alone, figures), (together, same) = found
     told = {n for n in figures if not n.endswith(("seconds", "_gb"))}

@@ -28,7 +28,7 @@ CONF = Path(__file__).parents[1] / "conf"
 SHARED = [
     *("data=jsonl", "data.template=plain", "data.max_response_tokens=6", "samples_every=2"),
     "data.splits={train: 0.6, validation: 0.2, test: 0.2}",
-    *("checkpoint_minutes=0", "hardware.train_micro_batch_size=2"),
+    *("checkpoint_minutes=0", "hardware.train_micro_batch_size=2", "report=false"),
 ]
 STAGES = ("sft", "reward", "ppo")
 CHAIN = [

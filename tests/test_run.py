@@ -45,7 +45,7 @@ def composed(*overrides):
     """Return the config of a command line."""
     config.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", [*overrides])
+        return compose("train", ["report=false", *overrides])
 
 
 WITH_SOURCE = [path.stem for path in CONF.glob("model/*.yaml") if path.stem != "tiny"]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,14 @@ class Manifest:
             raise UserError(f"{path} cannot be read: {error}. Run its stage again.") from error
 
 
+def finished_before(folder: Path, config_hash: str) -> Manifest | None:
+    """Return the manifest of an artifact that the same config has left; None if there is none."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    manifest = Manifest.read(folder)
+    return manifest if manifest.config_hash == config_hash else None
+
+
 def digest(value: Any) -> str:
     """Return a short hash of anything that JSON can hold."""
     text = json.dumps(value, sort_keys=True, default=str)
@@ -149,11 +158,20 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
+def without_nan(value: Any) -> Any:
+    """Return what JSON can hold: it has no word for NaN."""
+    if isinstance(value, Mapping):
+        return {name: without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(each) for each in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
+
+
+def write_json(path: Path, values: Mapping[str, Any], *, indent: int | None = 2) -> None:
     """Write a JSON file aside, then rename it."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        aside.write_text(json.dumps(values, indent=2) + "\n")
+        aside.write_text(json.dumps(values, indent=indent) + "\n")
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

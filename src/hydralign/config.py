@@ -169,6 +169,8 @@ class RunConfig:
     """Share of a run between two looks at held-out data."""
     samples_every: int = 20
     """Steps between two tables of sampled responses."""
+    report: bool = True
+    """Draw report.html in the run folder at the end."""
     resume: str | None = None
     """Folder of a run that stopped, to go on with it; auto: the newest with the same settings."""
     resume_anyway: bool = False

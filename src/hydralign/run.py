@@ -3,11 +3,9 @@
 import logging
 import time
 import warnings
-from collections.abc import Mapping
 from functools import partial
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -18,9 +16,10 @@ from omegaconf import DictConfig
 
 from hydralign import build
 from hydralign.artifacts import (
-    MANIFEST,
     Manifest,
+    finished_before,
     new_manifest,
+    without_nan,
     write_artifact,
     write_json,
 )
@@ -46,6 +45,7 @@ from hydralign.inputs import (
 from hydralign.memory import forget_peak, let_go, peak_memory_gb
 from hydralign.models.roles import ScalarRole
 from hydralign.models.saving import save_role
+from hydralign.outcomes import EVALUATION, write_outcomes
 from hydralign.ranks import Ranks
 from hydralign.record import (
     check_may_begin,
@@ -55,12 +55,16 @@ from hydralign.record import (
     recorded_inputs,
     write_record,
 )
+from hydralign.report.apart import REPORT, draw_apart
 from hydralign.summary import final_table, samples_markdown, samples_table
 
 log = logging.getLogger(__name__)
 
 EVIDENCE = "bad_numbers.json"
 """What a run stopped on."""
+
+FOUND = ("data", "batch_plan", "fitting", "seconds", "alarms")
+"""What only the run itself can add to its record."""
 
 SHOWN = 6
 """Samples that the console shows; the run folder keeps more."""
@@ -116,6 +120,7 @@ def run_chain(cfg: DictConfig, run_dir: Path) -> float:
     if first:
         write_json(run_dir / "metrics.json", figures)
         write_record(run_dir, cfg, {})
+        _report(cfg, run_dir)
     log.info("\n%s", final_table(figures))
     return headline
 
@@ -145,13 +150,15 @@ def run_stage(
     fingerprint = config_hash(cfg, inputs)
     ranks = Ranks.here(cfg.hardware.devices)
     record = partial(write_record, run_dir, cfg, inputs, fingerprint=fingerprint, unfinished=True)
-    done = _finished_before(run_dir / "artifact", fingerprint)
+    done = finished_before(run_dir / "artifact", fingerprint)
     if done is not None:
         log.info("Already done with the same config; taken as it is.")
         if ranks.first:
-            kept = {k: v for k, v in read_record(run_dir).items() if k in ("data", "fitting")}
-            record(**kept, unfinished=False)
+            record(
+                **{k: v for k, v in read_record(run_dir).items() if k in FOUND}, unfinished=False
+            )
             remove_checkpoint(run_dir)
+            _report(cfg, run_dir, anew=False)
         return done.metrics[stage_class.headline]
 
     if checkpoint:
@@ -169,18 +176,21 @@ def run_stage(
     if checkpoint:
         check_fits(checkpoint, trainer, pieces.stage)
         check_same_data(run_dir, cfg, examples)
-    record = partial(record, data=examples)
+    record = partial(record, data=examples, batch_plan=pieces.stage.batch_plan(pieces.data))
     if ranks.first:
         if checkpoint:
             rewind_events(run_dir)
         record()
-    figures = _train_and_measure(name, pieces, checkpoint, run_dir)
+    figures, seconds = _train_and_measure(name, pieces, checkpoint, run_dir)
     if ranks.first:
         _save(cfg, pieces, inputs, figures, fingerprint, run_dir)
         # What it would go on from is of no use any more.
         fitting = [sizes.override for sizes in pieces.stage.context.micro_batches]
-        record(fitting=fitting, unfinished=False)
+        alarms = getattr(pieces.stage, "alarms", None)
+        told = {"alarms": alarms.raised} if alarms is not None else {}
+        record(fitting=fitting, seconds=seconds, **told, unfinished=False)
         remove_checkpoint(run_dir)
+        _report(cfg, run_dir)
     trainer.strategy.barrier()  # the next stage of a chain starts from what was saved
     log.info("\n%s", final_table(figures))
     return figures[stage_class.headline]
@@ -188,13 +198,15 @@ def run_stage(
 
 def _train_and_measure(
     name: str, pieces: build.Pieces, checkpoint: Path | None, run_dir: Path
-) -> dict[str, float]:
-    """Let the Trainer do its work; return the stage's figures, time and memory."""
-    trainer, stage = pieces.trainer, pieces.stage
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Let the Trainer do its work; return the stage's figures, and the seconds of each phase."""
+    trainer, stage, checkpoints = pieces.trainer, pieces.stage, pieces.checkpoints
+    built = checkpoints.elapsed
     (run_dir / EVIDENCE).unlink(missing_ok=True)
     forget_peak()
     try:
         trainer.fit(stage, pieces.data, ckpt_path=checkpoint, weights_only=True)
+        trained = checkpoints.elapsed
         if is_overridden("validation_step", stage):
             trainer.validate(stage, pieces.data, verbose=False)
         trainer.test(stage, pieces.data, verbose=False)
@@ -202,26 +214,18 @@ def _train_and_measure(
             said = f"Figures that are no finite numbers: {', '.join(bad)}. {DIVERGED}"
             raise BadNumbers(said, stage.figures)
     except BadNumbers as error:
-        write_json(run_dir / EVIDENCE, _without_nan(error.evidence))
+        write_json(run_dir / EVIDENCE, without_nan(error.evidence))
         raise UserError(f"{error}\nWhat it came from: {run_dir / EVIDENCE}") from error
     log.info("\nMemory: %.2f GB at the peak; %s planned.", peak_memory_gb(), pieces.plan.summary())
-    skipped = stage.context.guard.skipped
-    return {
+    skipped, seconds = stage.context.guard.skipped, checkpoints.elapsed
+    figures = {
         **stage.figures,
         **({f"{name}/steps_left_out": float(skipped)} if skipped else {}),
-        f"{name}/seconds": pieces.checkpoints.elapsed,
+        f"{name}/seconds": seconds,
         f"{name}/planned_memory_gb": pieces.plan.peak_gb,
         f"{name}/peak_memory_gb": peak_memory_gb(),
     }
-
-
-def _without_nan(value: Any) -> Any:
-    """Return what JSON can hold: it has no word for NaN."""
-    if isinstance(value, Mapping):
-        return {name: _without_nan(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(each) for each in value]
-    return str(value) if isinstance(value, float) and not isfinite(value) else value
+    return figures, {"build": built, "train": trained - built, "test": seconds - trained}
 
 
 def _say_what_was_taken(inputs: dict[str, Path]) -> None:
@@ -234,16 +238,9 @@ def _say_what_was_taken(inputs: dict[str, Path]) -> None:
 
 def _clear(run_dir: Path) -> None:
     """Remove what an earlier run in the same folder left: two runs in one would be read as one."""
-    for pattern in (EVENTS, EVIDENCE, "metrics.json", "samples.md"):
+    for pattern in (EVENTS, EVIDENCE, "metrics.json", "samples.md", EVALUATION, REPORT):
         for path in run_dir.glob(pattern):
             path.unlink()
-
-
-def _finished_before(folder: Path, fingerprint: str) -> Manifest | None:
-    if not (folder / MANIFEST).is_file():
-        return None
-    manifest = Manifest.read(folder)
-    return manifest if manifest.config_hash == fingerprint else None
 
 
 def _save(
@@ -270,6 +267,8 @@ def _save(
         metrics=figures,
     )
     write_json(run_dir / "metrics.json", figures)
+    if outcomes := getattr(stage, "outcomes", None):
+        write_outcomes(run_dir, outcomes)
     if samples := getattr(stage, "samples", None):
         (run_dir / "samples.md").write_text(samples_markdown(samples))
         log.info("\nBefore and after, on held-out prompts:\n%s", samples_table(samples[:SHOWN]))
@@ -278,6 +277,12 @@ def _save(
     write_artifact(
         run_dir / "artifact", manifest, lambda folder: save_role(product, pieces.codec, folder)
     )
+
+
+def _report(cfg: DictConfig, run_dir: Path, *, anew: bool = True) -> None:
+    """Draw the report of a finished run; without it the run is as good."""
+    if cfg.report and (anew or not (run_dir / REPORT).is_file()):
+        draw_apart(run_dir)
 
 
 def quieten_libraries() -> None:

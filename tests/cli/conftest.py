@@ -26,6 +26,7 @@ SMALL = [
     "data.splits={train: 0.6, validation: 0.2, test: 0.2}",
     "data.max_prompt_tokens=12",
     "data.max_response_tokens=6",
+    "report=false",
 ]
 SFT = ["stage=sft", *SMALL, "stage.steps=2", "stage.batch_size=4"]
 

@@ -40,7 +40,9 @@ def test_a_long_response_takes_no_part_in_its_comparison(encoder, caplog):
     record = Comparison("", ("abc", "abcd", "b"), (2, 0, 1), (1.0, 3.0, 2.0))
     with caplog.at_level(logging.INFO):
         examples = encode_records([record], encoder, origin="x train")
-    assert examples == [ComparisonExample([BOS], [[2, 3, 4, EOS], [3, EOS]], [Pair(1, 0, 1.0)])]
+    assert examples == [
+        ComparisonExample([BOS], [[2, 3, 4, EOS], [3, EOS]], [Pair(1, 0, 1.0, 1.0)])
+    ]
     assert "1 compared responses of over 4 tokens left out" in caplog.text
 
 

@@ -7,6 +7,7 @@ way a step is cut into micro-batches changes nothing but memory.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import nan
 
 import torch
 from torch import Tensor
@@ -45,6 +46,8 @@ class ComparisonBatch:
     """(pairs,) 1 / number of pairs of the same prompt, so that each prompt counts once."""
     prompt_index: Tensor
     """(pairs,) which comparison of this batch the pair belongs to."""
+    gap: Tensor
+    """(pairs,) how far apart people rated the two; NaN where they rated nothing."""
     prompts: int
     """Comparisons of the whole optimizer step: the denominator of the loss."""
 
@@ -57,6 +60,7 @@ class ComparisonBatch:
             target=self.target.to(device),
             weight=self.weight.to(device),
             prompt_index=self.prompt_index.to(device),
+            gap=self.gap.to(device),
             prompts=self.prompts,
         )
 
@@ -116,7 +120,7 @@ def collate_comparisons(
     """
     prompts: list[list[int]] = []
     responses: list[list[int]] = []
-    first, second, target, weight, prompt_index = [], [], [], [], []
+    first, second, target, weight, prompt_index, gap = [], [], [], [], [], []
     for index, example in enumerate(examples):
         start = len(responses)
         prompts += [example.prompt_ids] * len(example.responses)
@@ -126,6 +130,7 @@ def collate_comparisons(
         target += [pair.target for pair in example.pairs]
         weight += [1 / len(example.pairs)] * len(example.pairs)
         prompt_index += [index] * len(example.pairs)
+        gap += [nan if pair.gap is None else pair.gap for pair in example.pairs]
     return ComparisonBatch(
         sequences=pad_sequences(prompts, responses, pad_id),
         first=torch.tensor(first),
@@ -133,6 +138,7 @@ def collate_comparisons(
         target=torch.tensor(target),
         weight=torch.tensor(weight),
         prompt_index=torch.tensor(prompt_index),
+        gap=torch.tensor(gap),
         prompts=len(step),
     )
 

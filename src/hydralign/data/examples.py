@@ -1,6 +1,6 @@
 """Records as tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -11,6 +11,9 @@ class Pair:
     second: int
     target: float
     """Probability that the first is preferred: 1, or 0.5 for a tie."""
+    gap: float | None = field(default=None, repr=False)
+    """How far apart people rated them, where they did. Nothing is learned from it, so it is no part
+    of what tells two data sets apart, which is the text of this object."""
 
 
 @dataclass(frozen=True)

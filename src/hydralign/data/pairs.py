@@ -38,8 +38,9 @@ def preference_pairs(comparison: Comparison, rating_gap: float = 0.0) -> list[Pa
     ranks, ratings = comparison.ranks, comparison.ratings
     pairs = []
     for i, j in combinations(range(len(ranks)), 2):
-        if ratings is not None and abs(ratings[i] - ratings[j]) < rating_gap - _ROUNDING:
+        gap = None if ratings is None else abs(ratings[i] - ratings[j])
+        if gap is not None and gap < rating_gap - _ROUNDING:
             continue
         better, worse = (i, j) if ranks[i] <= ranks[j] else (j, i)
-        pairs.append(Pair(better, worse, 0.5 if ranks[i] == ranks[j] else 1.0))
+        pairs.append(Pair(better, worse, 0.5 if ranks[i] == ranks[j] else 1.0, gap))
     return pairs

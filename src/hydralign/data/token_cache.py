@@ -168,7 +168,7 @@ def _flat(example: Example) -> tuple[list[list[int]], Any]:
     if isinstance(example, DemonstrationExample):
         return [example.prompt_ids, example.response_ids], None
     if isinstance(example, ComparisonExample):
-        pairs = [(pair.first, pair.second, pair.target) for pair in example.pairs]
+        pairs = [(pair.first, pair.second, pair.target, pair.gap) for pair in example.pairs]
         return [example.prompt_ids, *example.responses], pairs
     return [example.prompt_ids], (example.text, example.answer)
 

@@ -42,6 +42,23 @@ class Codec:
         )
         return str(text)
 
+    def pieces(self, ids: Tensor | Sequence[int]) -> list[str]:
+        """Return what each of (n,) token ids adds to the text; of special tokens their name.
+
+        A character that is spread over several tokens counts as the last one's.
+        """
+        numbers = torch.as_tensor(ids).tolist()
+        found, so_far = [], ""
+        for end, number in enumerate(numbers, start=1):
+            if number in self.tokenizer.all_special_ids:
+                found.append(str(self.tokenizer.convert_ids_to_tokens(number)))
+                continue
+            text = self.decode_ids(numbers[:end])
+            whole = not text.endswith("\N{REPLACEMENT CHARACTER}") or end == len(numbers)
+            found.append(text[len(so_far) :] if whole else "")
+            so_far = text if whole else so_far
+        return found
+
     def describe(self) -> str:
         """Say in one line which ids pad and stop."""
         name = self.tokenizer.convert_ids_to_tokens

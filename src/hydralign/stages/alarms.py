@@ -93,6 +93,8 @@ class Alarms:
     on: list[str] = field(default_factory=list)
     """Names of the signs that there are at present."""
     rollouts: int = 0
+    raised: list[tuple[int, str]] = field(default_factory=list)
+    """All that was told, with the rollout it was told at."""
 
     def look(self, metrics: Mapping[str, float]) -> list[str]:
         """Take in the metrics of a rollout; say and return what is new.
@@ -110,6 +112,7 @@ class Alarms:
         new = [sign for sign in seen if sign.name not in self.on]
         self.on = [sign.name for sign in seen]
         messages = [f"{sign.name}: {sign.advice}." for sign in new]
+        self.raised += [(self.rollouts, message) for message in messages]
         for message in messages:
             log.warning("Look out, rollout %d: %s", self.rollouts, message)
         return messages

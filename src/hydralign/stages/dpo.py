@@ -19,7 +19,7 @@ from hydralign.rl.preference import dpo_loss
 from hydralign.rl.sequences import Sequences
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
-from hydralign.stages.pairs import TIE, HeldOutPairs, pair_accuracies
+from hydralign.stages.pairs import TIE, HeldOutPairs, PairRows, pair_accuracies
 from hydralign.stages.supervised import SupervisedStage
 
 
@@ -90,6 +90,7 @@ class DPO(SupervisedStage):
         self.policy = policy
         self.reference = reference
         self._held_out = HeldOutPairs()
+        self._rows = PairRows("nats of implicit reward")
         self._means = Averages()
 
     def passes(self, step: Step, size: int, averages: Averages) -> None:
@@ -134,6 +135,9 @@ class DPO(SupervisedStage):
 
     def validation_step(self, batch: ComparisonBatch, index: int) -> None:
         """Add held-out comparisons."""
+        self._add(batch)
+
+    def _add(self, batch: ComparisonBatch) -> Tensor:
         policy, reference = (
             self.context.ranks.map(partial(totals, role), batch.sequences, self.context.scoring)
             for role in (self.policy, self.reference)
@@ -141,6 +145,7 @@ class DPO(SupervisedStage):
         self._held_out.add(policy - reference, batch)
         self._means.add("val_loss", self._loss(policy - reference, batch))
         self._look(self._means, policy, reference, batch)
+        return self.options.beta * (policy - reference)
 
     def on_validation_epoch_end(self) -> None:
         """Log the share of held-out pairs that the implicit reward ranks as people did."""
@@ -152,7 +157,7 @@ class DPO(SupervisedStage):
 
     def test_step(self, batch: ComparisonBatch, index: int) -> None:
         """Add comparisons of the test split."""
-        self.validation_step(batch, index)
+        self._rows.add(self._add(batch), batch)
 
     def on_test_epoch_end(self) -> None:
         """Report the accuracy with its interval, and what the policy makes of both sides."""
@@ -161,6 +166,8 @@ class DPO(SupervisedStage):
         means = self._means.means()
         for name in ("margin", "chosen_reward", "rejected_reward"):
             self.figures[f"dpo/{name}"] = means[f"dpo/{name}"]
+        logistic = self.options.loss in ("sigmoid", "robust")
+        self.outcomes = self._rows.outcomes(1.0 if logistic else None)
 
 
 def totals(role: TextRole, sequences: Sequences) -> Tensor:

@@ -1,6 +1,8 @@
 """Two policies on the same held-out prompts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from hydralign.data.collate import PromptBatch
 from hydralign.micro_batches import MicroBatches
 from hydralign.models.codec import Codec
 from hydralign.models.roles import TextRole
+from hydralign.outcomes import Judged, PolicyOutcomes, Shown
 from hydralign.rewards.scorers import RuleScorer
 from hydralign.rl.kl import kl_k1
 from hydralign.rl.masks import masked_sum
@@ -38,6 +41,16 @@ class Answers:
     def prompts(self) -> list[str]:
         """The n prompts."""
         return [text for batch in self.responses for text in batch.prompts]
+
+    @property
+    def finished(self) -> Tensor:
+        """(n,) bool, True where a stop token occurred."""
+        return torch.cat([batch.finished for batch in self.responses])
+
+    @property
+    def lengths(self) -> Tensor:
+        """(n,) counted tokens."""
+        return torch.cat([batch.sequences.response_mask.sum(-1) for batch in self.responses])
 
 
 class HeadToHead:
@@ -96,20 +109,26 @@ class HeadToHead:
         return Answers(responses, scores, gold)
 
     @torch.no_grad()
-    def kl_per_sequence(self, answers: Answers) -> float:
-        """Mean KL of the trained policy against the reference, in nats per response."""
+    def kl_per_token(self, answers: Answers) -> list[Tensor]:
+        """Return the KL of the trained policy against the reference, in nats.
+
+        Returns:
+            (b, r) for each batch of responses; of no meaning where a token does not count.
+        """
         temperature = self.sampling.temperature
 
         def kl_of(sequences: Sequences) -> Tensor:
             logprobs = self.after(sequences, temperature=temperature)
-            ref_logprobs = self.before(sequences, temperature=temperature)
-            return masked_sum(kl_k1(logprobs, ref_logprobs), sequences.response_mask, dim=-1)
+            return kl_k1(logprobs, self.before(sequences, temperature=temperature))
 
-        totals = [
+        return [
             self.sampling.ranks.map(kl_of, batch.sequences, self.micro_batches)
             for batch in answers.responses
         ]
-        return torch.cat(totals).mean().item()
+
+    def kl_per_sequence(self, answers: Answers) -> float:
+        """Mean KL of the trained policy against the reference, in nats per response."""
+        return kl_totals(answers, self.kl_per_token(answers)).mean().item()
 
     def compare(self) -> tuple[Answers, Answers]:
         """Return the answers before and after."""
@@ -162,6 +181,54 @@ def comparison_figures(
     return figures
 
 
+def kl_totals(answers: Answers, kl: Sequence[Tensor]) -> Tensor:
+    """Return (n,) nats of each response.
+
+    Args:
+        answers: n responses.
+        kl: (b, r) of each batch of them.
+    """
+    masks = [batch.sequences.response_mask for batch in answers.responses]
+    return torch.cat([masked_sum(x, mask, dim=-1) for x, mask in zip(kl, masks, strict=True)])
+
+
+def policy_outcomes(
+    before: Answers, after: Answers, kl: Sequence[Tensor], codec: Codec, shown: int
+) -> PolicyOutcomes:
+    """Return what two policies made of the same n prompts, row by row.
+
+    Args:
+        before: the reference's.
+        after: the policy's.
+        kl: (b, r) of each batch of responses after.
+        codec: gives the text of tokens.
+        shown: responses whose texts are kept.
+    """
+    tokens = (
+        list(zip(codec.pieces(ids[mask]), nats[mask].tolist(), strict=True))
+        for batch, values in zip(after.responses, kl, strict=True)
+        for ids, mask, nats in zip(
+            batch.sequences.response_ids, batch.sequences.response_mask, values, strict=True
+        )
+    )
+    texts = zip(before.prompts[:shown], before.texts, islice(tokens, shown), strict=False)
+    return PolicyOutcomes(
+        before=_judged(before),
+        after=_judged(after),
+        kl=kl_totals(after, kl).tolist(),
+        shown=[Shown(*each) for each in texts],
+    )
+
+
+def _judged(answers: Answers) -> Judged:
+    return Judged(
+        scores=answers.scores.tolist(),
+        gold=None if answers.gold is None else answers.gold.tolist(),
+        lengths=answers.lengths.tolist(),
+        finished=answers.finished.tolist(),
+    )
+
+
 def side_by_side(before: Answers, after: Answers) -> list[BeforeAndAfter]:
     """Pair the n answers before with those after."""
     columns = (
@@ -177,11 +244,9 @@ def side_by_side(before: Answers, after: Answers) -> list[BeforeAndAfter]:
 def _text_figures(answers: Answers) -> dict[str, float]:
     texts = answers.texts
     bigrams = [pair for text in texts for pair in zip(text.split(), text.split()[1:], strict=False)]
-    finished = torch.cat([batch.finished for batch in answers.responses]).float()
-    lengths = torch.cat([batch.sequences.response_mask.sum(-1) for batch in answers.responses])
     return {
-        "eos_rate": finished.mean().item(),
-        "response_length": lengths.float().mean().item(),
+        "eos_rate": answers.finished.float().mean().item(),
+        "response_length": answers.lengths.float().mean().item(),
         "distinct_responses": len(set(texts)) / len(texts),
         "distinct_bigrams": len(set(bigrams)) / max(len(bigrams), 1),
     }

@@ -22,7 +22,7 @@ from hydralign.rollout.stopwatch import Stopwatch
 from hydralign.stages.alarms import Alarms
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
-from hydralign.stages.evaluation import side_by_side
+from hydralign.stages.evaluation import kl_totals, policy_outcomes, side_by_side
 from hydralign.stages.guards import check_first_ratio, evidence_of, sound
 from hydralign.stages.metrics import (
     perf_metrics,
@@ -35,6 +35,9 @@ from hydralign.stages.updates import take_step
 
 SHOWN = 32
 """Held-out prompts whose answers before and after stand in samples.md."""
+
+COLOURED = 8
+"""Of those: how many the report shows token by token."""
 
 E = TypeVar("E", bound=Experience)
 
@@ -264,6 +267,9 @@ class OnlineStage(L.LightningModule):
         """Report what got better and by how much."""
         before, after = self.comparison.compare()
         name = self.headline.partition("/")[0]
-        figures = self.comparison.figures(before, after)
+        kl = self.comparison.kl_per_token(after)
+        per_sequence = kl_totals(after, kl).mean().item()
+        figures = self.comparison.figures(before, after, kl_per_sequence=per_sequence)
         self.figures |= {f"{name}/{figure}": value for figure, value in figures.items()}
         self.samples = side_by_side(before, after)[:SHOWN]
+        self.outcomes = policy_outcomes(before, after, kl, self.context.codec, COLOURED)

@@ -1,10 +1,14 @@
 """How often what people preferred is ranked first."""
 
+from math import isnan
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from hydralign.data.collate import ComparisonBatch
 from hydralign.errors import UserError
+from hydralign.outcomes import PairOutcomes
 from hydralign.rl.preference import pairwise_accuracy
 from hydralign.stages.bootstrap import bootstrap_interval
 
@@ -22,6 +26,51 @@ def pair_accuracies(scores: Tensor, batch: ComparisonBatch) -> Tensor:
     decided = batch.target != TIE
     first, second = scores[batch.first[decided]], scores[batch.second[decided]]
     return pairwise_accuracy(first, second, batch.target[decided])
+
+
+class PairRows:
+    """Collects the scores and pairs of held-out comparisons, row by row."""
+
+    def __init__(self, unit: str) -> None:
+        """Start empty.
+
+        Args:
+            unit: of the scores.
+        """
+        self.unit = unit
+        self._columns: dict[str, list[Any]] = {
+            name: [] for name in ("scores", "lengths", "preferred", "other", "prompts", "gaps")
+        }
+
+    def add(self, scores: Tensor, batch: ComparisonBatch) -> None:
+        """Add a batch.
+
+        Args:
+            scores: (n,) of its rows.
+            batch: of whole comparisons.
+        """
+        rows, prompts = len(self._columns["scores"]), self._columns["prompts"]
+        before = prompts[-1] + 1 if prompts else 0
+        decided = batch.target != TIE
+        won, first, second = (x[decided] for x in (batch.target == 1, batch.first, batch.second))
+        for name, values in {
+            "scores": scores.float(),
+            "lengths": batch.sequences.response_mask.sum(-1),
+            "preferred": first.where(won, second) + rows,
+            "other": second.where(won, first) + rows,
+            "prompts": batch.prompt_index[decided] + before,
+            "gaps": batch.gap[decided],
+        }.items():
+            self._columns[name] += values.tolist()
+
+    def outcomes(self, log_odds: float | None) -> PairOutcomes:
+        """Return what was collected.
+
+        Args:
+            log_odds: of one being preferred, for each unit that it scores above the other.
+        """
+        gaps = [None if isnan(gap) else gap for gap in self._columns["gaps"]]
+        return PairOutcomes(self.unit, log_odds, **{**self._columns, "gaps": gaps})
 
 
 class HeldOutPairs:

@@ -15,7 +15,7 @@ from hydralign.rl.preference import centering_penalty, pairwise_loss
 from hydralign.rollout.sampling import sample_responses
 from hydralign.stages.averages import Averages
 from hydralign.stages.context import StageContext
-from hydralign.stages.pairs import TIE, HeldOutPairs, pair_accuracies
+from hydralign.stages.pairs import TIE, HeldOutPairs, PairRows, pair_accuracies
 from hydralign.stages.supervised import SupervisedStage
 
 
@@ -74,6 +74,7 @@ class Reward(SupervisedStage):
         self.policy = policy
         self.scorer = context.scorer(reward_model)
         self._held_out = HeldOutPairs()
+        self._rows = PairRows("deviations of the SFT policy's scores")
 
     def passes(self, step: Step, size: int, averages: Averages) -> None:
         """Go through a step, some examples at a time."""
@@ -132,9 +133,13 @@ class Reward(SupervisedStage):
 
     def test_step(self, batch: ComparisonBatch, index: int) -> None:
         """Add comparisons of the test split, and note the range of their scores."""
-        self.reward_model.head.saw(self._add(batch))
+        scores = self._add(batch)
+        self.reward_model.head.saw(scores)
+        self._rows.add(scores, batch)
 
     def on_test_epoch_end(self) -> None:
         """Report the accuracy with its interval."""
         found = self._held_out.figures(self.context.seed)
         self.figures |= {f"reward/{name}": value for name, value in found.items()}
+        # The loss is logistic in raw scores.
+        self.outcomes = self._rows.outcomes(self.reward_model.head.std.item())
