@@ -33,8 +33,8 @@ from hydralign.rewards.vader import vader_compound  # noqa: E402
 DATA = ["data.template=plain", "data.max_prompt_tokens=24", "data.max_response_tokens=28"]
 """Of the rankings: as data=movie_reviews has it."""
 
-REWARD = ["stage.steps=60", "stage.batch_size=8"]
-"""A pass or two over some 240 rankings."""
+REWARD = ["stage.steps=120", "stage.batch_size=8"]
+"""Four passes over some 240 rankings."""
 
 SHOWN = {
     "rankings": "rankings, of 4 responses each",
@@ -94,10 +94,18 @@ def python(*command: str | Path) -> None:
 @contextmanager
 def page(labels: Path, samples: Path) -> Iterator[str]:
     """Serve the labelling page, and give its address."""
-    command = ["scripts/label.py", "serve", labels, "--samples", samples, "--port", "0"]
-    once = ["--overlap", "0"]  # one annotator
+    command: list[str | Path] = [
+        "scripts/label.py",
+        "serve",
+        labels,
+        "--samples",
+        samples,
+        "--port",
+        "0",
+    ]
+    command += ["--overlap", "0"]  # one annotator
     with subprocess.Popen(
-        [sys.executable, *command, *once], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as server:
         assert server.stdout is not None
         for line in server.stdout:
