@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo compare test chaos check format lint types configs clean
+.PHONY: help setup demo compare loop test chaos check format lint types configs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ demo: setup ## SFT, reward model and PPO on real human ratings, on a CPU; DIR=..
 
 compare: setup ## SFT, best of n, DPO, PPO, GRPO and RLOO on the data of the demo, side by side; ARGS=...
 	$(BIN)/python scripts/compare.py model=tiny data=movie_reviews $(ARGS)
+
+loop: setup ## sample, rank (a stand-in, through the page), reward model of the rankings, PPO; ARGS=...
+	$(BIN)/python scripts/closed_loop.py $(ARGS)
 
 # Two workers with one thread each: more threads would fight for the same cores.
 test: lint types ## lint, types, then the tests that need no GPU, no network and little time

@@ -46,7 +46,9 @@ SHOWN = {
     "ppo/gold_after": "gold of the PPO policy",
     "ppo/win_rate": "win rate by the reward model",
     "ppo/kl_per_sequence": "KL, nats a response",
-    "ppo/eos_rate_after": "stopped by themselves",
+    "ppo/eos_rate": "responses that stop by themselves",
+    "ppo/distinct_bigrams_before": "distinct pairs of words, SFT policy",
+    "ppo/distinct_bigrams": "the same, PPO policy",
     "minutes": "minutes in all",
 }
 """Figures of the table, and what they are."""

@@ -187,6 +187,7 @@ def register() -> None:
     """Make the schema and the resolvers known to Hydra."""
     ConfigStore.instance().store(name="schema", node=RunConfig)
     OmegaConf.register_new_resolver("times", lambda x, y: float(x) * float(y), replace=True)
+    OmegaConf.register_new_resolver("twice", lambda n: 2 * int(n), replace=True)
     # Overrides as the name of one folder: a path among them has slashes, many are too long.
     OmegaConf.register_new_resolver(
         "folder_name", lambda text: re.sub(r"[^\w.,=+-]", "_", text)[:120], replace=True
