@@ -27,7 +27,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from hydralign.artifacts import MANIFEST, write_json  # noqa: E402
+from hydralign.artifacts import write_json  # noqa: E402
 from hydralign.rewards.vader import vader_compound  # noqa: E402
 
 DATA = ["data.template=plain", "data.max_prompt_tokens=24", "data.max_response_tokens=28"]
@@ -62,7 +62,7 @@ def loop(out: Path, seed: int, noise: float) -> dict[str, Any]:
         seed: of the runs and of the stand-in.
         noise: probability that two neighbours of a ranking are swapped.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    settle(out, {"seed": seed, "noise": noise})
     samples, labels = out / "samples.jsonl", out / "labels.sqlite"
     train(out / "sft", seed, "stage=sft", "data=movie_reviews")
     many = ["--per-prompt", "4", "--prompts", "300", "--seed", str(seed)]
@@ -80,11 +80,18 @@ def loop(out: Path, seed: int, noise: float) -> dict[str, Any]:
     return found
 
 
+def settle(out: Path, settings: dict[str, Any]) -> None:
+    """Note the settings of a loop, or end where the folder holds a loop with others."""
+    out.mkdir(parents=True, exist_ok=True)
+    noted = out / "settings.json"
+    if noted.is_file() and (before := json.loads(noted.read_text())) != settings:
+        sys.exit(f"{out} holds a loop with {before}. Choose another folder: --out DIR")
+    write_json(noted, settings)
+
+
 def train(run_dir: Path, seed: int, *overrides: str) -> None:
-    """Run a stage, unless it is finished."""
-    if not (run_dir / "artifact" / MANIFEST).is_file():
-        common = ["model=tiny", f"seed={seed}", f"hydra.run.dir={run_dir}"]
-        python("train.py", *overrides, *common)
+    """Run a stage; what is finished already stays as it is."""
+    python("train.py", *overrides, "model=tiny", f"seed={seed}", f"hydra.run.dir={run_dir}")
 
 
 def python(*command: str | Path) -> None:
@@ -112,8 +119,10 @@ def page(labels: Path, samples: Path) -> Iterator[str]:
         assert server.stdout is not None
         for line in server.stdout:
             if found := re.search(r"http://\S+", line):
-                yield found[0]
-                server.terminate()
+                try:
+                    yield found[0]
+                finally:
+                    server.terminate()
                 return
     sys.exit("The labelling page did not start.")
 
@@ -173,9 +182,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise", type=float, default=0.15)
     options = parser.parse_args()
-    started = time.monotonic()
+    started, new = time.monotonic(), not options.out.exists()
     found = loop(options.out.resolve(), options.seed, options.noise)
-    found["minutes"] = (time.monotonic() - started) / 60
+    if new:  # else it went on
+        found["minutes"] = (time.monotonic() - started) / 60
     write_json(options.out / "loop.json", found)
     print(f"\n{table(found)}\nWritten to {options.out}: loop.json, labels.sqlite and the runs.")
 

@@ -14,6 +14,8 @@ from torch import nn
 from torch.testing import assert_close
 from transformers.cache_utils import DynamicCache
 
+from hydralign.data.collate import collate_prompts
+from hydralign.data.examples import PromptExample
 from hydralign.memory import peak_memory_gb
 from hydralign.micro_batches import MicroBatches
 from hydralign.models.adapters import LoraShape
@@ -21,7 +23,9 @@ from hydralign.models.assembly import RoleSpec, make_roles
 from hydralign.models.loading import BaseModel
 from hydralign.models.quantization import Quantization, guard_quantized_, quantized_layer
 from hydralign.rl.masks import position_ids
+from hydralign.rollout import decoders
 from hydralign.rollout.decoders import GrowingDecoder, RecordedDecoder
+from hydralign.rollout.sampling import Sampling, sample_responses
 from hydralign.stages.optimizers import make_optimizer
 
 ROOT = Path(__file__).parents[1]
@@ -120,6 +124,34 @@ def test_a_recorded_step_gives_what_a_new_one_gives(quantization):
             # Kernels for other shapes add up in another order, in bfloat16.
             assert_close(recorded(token).float(), growing(token).float(), rtol=2e-2, atol=2e-2)
     recorded.close()
+
+
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_a_recorded_policy_samples_what_another_samples(make_toys, monkeypatch, group_size):
+    """In fp32, and in inference mode, as a run's test phase has it."""
+    toys, made = make_toys("lora"), []
+    policy = toys.role("policy").to("cuda")
+    examples = [PromptExample(ids, str(ids), None) for ids in ([9, 11], [30], [1, 22, 45, 13])]
+    prompts = collate_prompts(examples, examples, pad_id=0).to("cuda")
+    sampling = Sampling(1.0, 16, MicroBatches(2), group_size=group_size)
+
+    class Watched(RecordedDecoder):
+        def __init__(self, *read):
+            super().__init__(*read)
+            made.append(self.run == self._replay)
+
+    monkeypatch.setattr(decoders, "RecordedDecoder", Watched)
+
+    def sample():
+        generator = torch.Generator("cuda").manual_seed(3)
+        return sample_responses(policy, prompts, toys.codec, sampling, generator).texts
+
+    with torch.inference_mode():
+        expected = sample()
+        policy.records_decoding = True
+        assert sample() == expected
+    assert made
+    assert all(made)
 
 
 def test_a_chain_runs_and_says_what_it_took(tiny_llama, rows, tmp_path):

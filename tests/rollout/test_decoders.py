@@ -59,22 +59,22 @@ def test_only_what_was_asked_for_on_a_gpu_is_recorded(toys):
     assert type(make_decoder(*read(policy), 99)) is GrowingDecoder  # this is a CPU
 
 
-@torch.no_grad()
-def test_a_recording_is_made_once_and_replayed(toys, monkeypatch):
-    """With a recorder that calls the step anew: the rest is the same on every device."""
+@pytest.fixture
+def recorder(monkeypatch):
+    """In place of CUDA: a graph that calls the step anew. The rest is the same on every device."""
     calls = []
 
-    class Recorder:
+    class Graph:
         def replay(self):
             calls.append("replay")
-            recorded.logits.copy_(FixedDecoder.step(recorded))
+            self.decoder.logits.copy_(self.decoder.run_policy())
 
         def reset(self):
             calls.append("reset")
 
     class Context:
         def __init__(self, *_, **__):
-            calls.append("context")
+            pass
 
         def __enter__(self):
             return self
@@ -85,18 +85,80 @@ def test_a_recording_is_made_once_and_replayed(toys, monkeypatch):
         def wait_stream(self, _):
             pass
 
-    for name in ("Stream", "stream", "graph"):
+    for name in ("Stream", "stream", "graph", "current_stream", "set_stream"):
         monkeypatch.setattr(torch.cuda, name, Context)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorder)
-    monkeypatch.setattr(torch.cuda, "current_stream", Context)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(decoders, "_stream_aside", Context)
+    return calls
+
+
+@torch.no_grad()
+def test_a_recording_is_made_once_and_replayed(toys, recorder):
     policy = toys.role("policy")
     recorded, growing = RecordedDecoder(*read(policy), 5), GrowingDecoder(*read(policy))
-    calls.clear()
+    recorded.graph.decoder = recorded
     for t in range(NEXT.shape[1]):
         ids = NEXT[:, t : t + 1]
         assert_close(recorded(ids), growing(ids), rtol=1e-5, atol=1e-6)
     recorded.close()
-    assert calls == ["replay"] * 5 + ["reset"]
+    assert recorder == ["replay"] * 5 + ["reset"]
+
+
+@torch.no_grad()
+def test_what_cannot_be_recorded_runs_step_by_step_and_says_so_once(
+    toys, recorder, monkeypatch, caplog
+):
+    class Fails:
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+        def __exit__(self, *_):
+            return None
+
+    monkeypatch.setattr(torch.cuda, "graph", Fails)
+    policy = toys.role("policy")
+    policy.records_decoding = True
+    recorded, growing = RecordedDecoder(*read(policy), 5), GrowingDecoder(*read(policy))
+    for t in range(NEXT.shape[1]):
+        ids = NEXT[:, t : t + 1]
+        assert_close(recorded(ids), growing(ids), rtol=1e-5, atol=1e-6)
+    recorded.close()
+    assert "cannot be recorded (operation not permitted" in caplog.text
+    assert not policy.records_decoding
+    assert recorder == ["reset"]
+
+
+@torch.no_grad()
+def test_memory_that_runs_out_while_recording_is_told_as_such(toys, recorder, monkeypatch):
+    """The end of the recording fails too, and hides it."""
+
+    class Hides:
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            raise RuntimeError("capture was invalidated")
+
+    monkeypatch.setattr(torch.cuda, "graph", Hides)
+    policy = toys.role("policy")
+    given, logits = read(policy), policy.next_token_logits
+    calls = []
+
+    def short(*args):
+        calls.append(args)
+        if len(calls) > decoders.WARM_UP:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return logits(*args)
+
+    policy.next_token_logits = short
+    with pytest.raises(torch.OutOfMemoryError):
+        RecordedDecoder(*given, 5)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hydralign.data.label_database import read_rankings
-from scripts.closed_loop import StandIn, page, rank, table
+from scripts.closed_loop import StandIn, page, rank, settle, table
 
 TEXTS = (" awful and bad", " great and good", " the table", " great and good")
 
@@ -45,3 +45,18 @@ def test_the_table_leaves_out_what_there_is_not():
         "| rankings, of 4 responses each | 300 |",
         "| gold of the PPO policy | 0.512 |",
     ]
+
+
+def test_a_loop_with_other_settings_is_left_alone(tmp_path):
+    settle(tmp_path / "loop", {"seed": 0, "noise": 0.15})
+    settle(tmp_path / "loop", {"seed": 0, "noise": 0.15})
+    with pytest.raises(SystemExit, match="holds a loop with .*0.15.*--out"):
+        settle(tmp_path / "loop", {"seed": 0, "noise": 0.0})
+    assert json.loads((tmp_path / "loop/settings.json").read_text())["noise"] == 0.15
+
+
+def test_the_page_ends_where_ranking_fails(tmp_path):
+    rows = [{"prompt": "Film:", "responses": list(TEXTS[:2])}]
+    (tmp_path / "samples.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(KeyError), page(tmp_path / "l.sqlite", tmp_path / "samples.jsonl"):
+        raise KeyError("as a mistake in ranking would")

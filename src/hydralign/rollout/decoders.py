@@ -4,8 +4,10 @@ On a CPU the cache grows and rows that have finished leave. On a GPU one step is
 replayed: there launching a step's kernels one by one takes several times as long as they do.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -13,10 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from hydralign.errors import is_out_of_memory, no_memory
 from hydralign.models.roles import TextRole
+
+log = logging.getLogger(__name__)
 
 WARM_UP = 2
 """Steps before one is recorded: libraries set themselves up in the first."""
+
+CHANGING_ROPE = ("dynamic", "longrope")
+"""Position embeddings that look at how far a response has come."""
 
 WORTH_RECORDING = 8
 """Steps from which on it pays."""
@@ -107,18 +115,19 @@ class FixedDecoder:
         self.ids = torch.zeros(b, 1, dtype=torch.long, device=attention_mask.device)
         self.positions = position_ids[:, -1:].clone()
         self.mask = F.pad(attention_mask, (0, room))[:, None, None]  # (b, 1, 1, t)
+        self.run: Callable[[], Tensor] = self.run_policy
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Return the logits (b, v) of what follows (b, 1) new tokens, until the next call."""
         self.ids.copy_(ids)
         self.positions += 1
         self.mask.index_fill_(-1, self.place, True)
-        logits = self.step()
+        logits = self.run()
         self.place += 1
         return logits
 
-    def step(self) -> Tensor:
-        """Run the policy on what stands in memory."""
+    def run_policy(self) -> Tensor:
+        """Run the policy on what stands in memory; done twice at one place, it gives the same."""
         return self.policy.next_token_logits(self.ids, self.mask, self.positions, self.cache)
 
     def keep(self, going: Tensor) -> None:
@@ -130,31 +139,63 @@ class FixedDecoder:
 
 
 class RecordedDecoder(FixedDecoder):
-    """Records the kernels of one step, in which nothing depends on how many came before."""
+    """Replays the kernels of one step, in which nothing depends on how many came before."""
 
     def __init__(self, *read: Any) -> None:
         """Make room and record; takes about as long as three steps."""
         super().__init__(*read)
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
+        self.graph = torch.cuda.CUDAGraph()
+        try:
+            self.logits = self._record()
+        except RuntimeError as error:
+            self._fall_back(error)
+
+    def _record(self) -> Tensor:
+        before, aside = torch.cuda.current_stream(), _stream_aside()
+        aside.wait_stream(before)
         with torch.cuda.stream(aside), _casting_anew():
             for _ in range(WARM_UP):
-                super().step()
-        torch.cuda.current_stream().wait_stream(aside)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"), _casting_anew():
-            self.logits = super().step()
+                self.run_policy()
+        before.wait_stream(aside)
+        try:
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"), _casting_anew():
+                logits = self.run_policy()
+        finally:
+            torch.cuda.set_stream(before)  # where the end of a recording fails, nobody else does
+        self.run = self._replay
+        return logits
 
-    def step(self) -> Tensor:
-        """Replay it."""
+    def _fall_back(self, error: RuntimeError) -> None:
+        """Run each step anew, unless what failed is memory.
+
+        Raises:
+            RuntimeError: that of memory, which the end of a recording hides behind its own.
+        """
+        for said in (error, error.__context__):
+            if said is not None and is_out_of_memory(said):
+                raise said
+        self.policy.records_decoding = False
+        log.warning(
+            "This model's sampling cannot be recorded (%s); it goes on without. "
+            "hardware.record_decoding=false leaves out the attempt.",
+            no_memory(error),
+        )
+
+    def _replay(self) -> Tensor:
         self.graph.replay()
         return self.logits
 
     def close(self) -> None:
         """Give back the memory of the recording, which is of use to nothing else."""
-        del self.logits
         self.graph.reset()
+        self.__dict__.pop("logits", None)
         torch.cuda.empty_cache()
+
+
+@cache
+def _stream_aside() -> torch.cuda.Stream:
+    """Return the one that steps before a recording run on: libraries keep memory for each."""
+    return torch.cuda.Stream()
 
 
 class _FixedLayer(DynamicLayer):
@@ -183,11 +224,13 @@ def _can_be_recorded(policy: TextRole, cache: DynamicCache, length: int) -> bool
     layers: list[Any] = cache.layers
     config = policy.network.language_model.config.get_text_config()
     window = getattr(config, "sliding_window", None) or length
+    rope = str(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None))
     return (
         all(type(layer) is DynamicLayer for layer in layers)
         and all(layer.keys.is_cuda for layer in layers)
         and config._attn_implementation == "sdpa"
         and window >= length
+        and not any(kind in rope for kind in CHANGING_ROPE)
     )
 
 
