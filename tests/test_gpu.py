@@ -24,7 +24,8 @@ from hydralign.models.loading import BaseModel
 from hydralign.models.quantization import Quantization, guard_quantized_, quantized_layer
 from hydralign.rl.masks import position_ids
 from hydralign.rollout import decoders
-from hydralign.rollout.decoders import GrowingDecoder, RecordedDecoder
+from hydralign.rollout.decoders import GrowingDecoder
+from hydralign.rollout.recorded import RecordedDecoder
 from hydralign.rollout.sampling import Sampling, sample_responses
 from hydralign.stages.optimizers import make_optimizer
 

@@ -7,8 +7,9 @@ from transformers.cache_utils import DynamicCache
 
 from hydralign.models.assembly import suit_machine
 from hydralign.rl.masks import position_ids
-from hydralign.rollout import decoders
-from hydralign.rollout.decoders import FixedDecoder, GrowingDecoder, RecordedDecoder, make_decoder
+from hydralign.rollout import decoders, recorded
+from hydralign.rollout.decoders import GrowingDecoder, make_decoder
+from hydralign.rollout.recorded import FixedDecoder, RecordedDecoder
 
 PROMPTS = torch.tensor([[0, 0, 9, 11], [30, 14, 7, 8], [0, 22, 45, 13]])
 READ = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1], [0, 1, 1, 1]], dtype=torch.bool)
@@ -88,19 +89,19 @@ def recorder(monkeypatch):
     for name in ("Stream", "stream", "graph", "current_stream", "set_stream"):
         monkeypatch.setattr(torch.cuda, name, Context)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(decoders, "_stream_aside", Context)
+    monkeypatch.setattr(recorded, "_stream_aside", Context)
     return calls
 
 
 @torch.no_grad()
 def test_a_recording_is_made_once_and_replayed(toys, recorder):
     policy = toys.role("policy")
-    recorded, growing = RecordedDecoder(*read(policy), 5), GrowingDecoder(*read(policy))
-    recorded.graph.decoder = recorded
+    decoder, growing = RecordedDecoder(*read(policy), 5), GrowingDecoder(*read(policy))
+    decoder.graph.decoder = decoder
     for t in range(NEXT.shape[1]):
         ids = NEXT[:, t : t + 1]
-        assert_close(recorded(ids), growing(ids), rtol=1e-5, atol=1e-6)
-    recorded.close()
+        assert_close(decoder(ids), growing(ids), rtol=1e-5, atol=1e-6)
+    decoder.close()
     assert recorder == ["replay"] * 5 + ["reset"]
 
 
@@ -121,11 +122,11 @@ def test_what_cannot_be_recorded_runs_step_by_step_and_says_so_once(
     monkeypatch.setattr(torch.cuda, "graph", Fails)
     policy = toys.role("policy")
     policy.records_decoding = True
-    recorded, growing = RecordedDecoder(*read(policy), 5), GrowingDecoder(*read(policy))
+    decoder, growing = RecordedDecoder(*read(policy), 5), GrowingDecoder(*read(policy))
     for t in range(NEXT.shape[1]):
         ids = NEXT[:, t : t + 1]
-        assert_close(recorded(ids), growing(ids), rtol=1e-5, atol=1e-6)
-    recorded.close()
+        assert_close(decoder(ids), growing(ids), rtol=1e-5, atol=1e-6)
+    decoder.close()
     assert "cannot be recorded (operation not permitted" in caplog.text
     assert not policy.records_decoding
     assert recorder == ["reset"]
@@ -152,7 +153,7 @@ def test_memory_that_runs_out_while_recording_is_told_as_such(toys, recorder, mo
 
     def short(*args):
         calls.append(args)
-        if len(calls) > decoders.WARM_UP:
+        if len(calls) > recorded.WARM_UP:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return logits(*args)
 
@@ -163,7 +164,7 @@ def test_memory_that_runs_out_while_recording_is_told_as_such(toys, recorder, mo
 
 @torch.no_grad()
 def test_a_few_steps_are_not_worth_a_recording(toys, monkeypatch):
-    monkeypatch.setattr(decoders, "_can_be_recorded", lambda *_: True)
+    monkeypatch.setattr(decoders, "can_be_recorded", lambda *_: True)
     monkeypatch.setattr(decoders, "RecordedDecoder", FixedDecoder)
     kinds = [type(make_decoder(*read(toys.role("policy")), room)) for room in (7, 8)]
     assert kinds == [GrowingDecoder, FixedDecoder]
