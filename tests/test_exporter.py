@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import torch
@@ -262,6 +263,13 @@ def test_a_disk_that_is_too_small_or_fills_up_leaves_nothing(exported, tmp_path,
     with pytest.raises(UserError, match=r"Cannot write .*out: the disk is full. Nothing was left"):
         export(run, tmp_path / "out", Wanted())
     assert not any(tmp_path.iterdir())
+
+
+def test_the_folder_one_stands_in(exported, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = export(exported["own", "ppo"][0], Path(), Wanted())
+    assert f'from_pretrained("{tmp_path}")' in found.summary()
+    assert Path("model.safetensors").is_file()
 
 
 def test_what_is_damaged_or_not_there(exported, tmp_path):

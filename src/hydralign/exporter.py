@@ -11,7 +11,7 @@ from torch import Tensor
 from hydralign.errors import UserError
 from hydralign.export.card import Facts, model_card
 from hydralign.export.drift import Drift
-from hydralign.export.place import check_free, check_room, written_aside
+from hydralign.export.place import check_free, check_room, writing, written_aside
 from hydralign.export.recipe import BESIDE, Recipe, adapter_recipe
 from hydralign.export.writing import (
     generation_settings,
@@ -62,6 +62,7 @@ class Exported:
     """What came of it."""
 
     folder: Path
+    """Resolved."""
     recipe: Recipe
     drift: Drift
 
@@ -73,13 +74,13 @@ class Exported:
 
     def summary(self) -> str:
         """Return files, drift and the lines that load it, for the console."""
-        files, folder = self.files, self.folder.resolve()
+        files = self.files
         sizes = [f"  {size / 1e6:9.3f} MB  {name}" for name, size in files.items()]
         apart = [f"  {value:9.3g}  {name}" for name, value in self.drift.figures.items()]
         return "\n".join(
             [f"Written to {self.folder}, {sum(files.values()) / 1e6:.2f} MB:", *sizes]
             + ["", "Against the run's own model:", *apart]
-            + ["", "To load it:", "", *self.recipe.lines(str(folder)).splitlines()]
+            + ["", "To load it:", "", *self.recipe.lines(str(self.folder)).splitlines()]
         )
 
 
@@ -95,6 +96,7 @@ def export(source: Path, target: Path, wanted: Wanted) -> Exported:
         UserError: if there is nothing to export, it cannot be written, or what was written departs
             too far from the run's own model. Nothing is left in the target then.
     """
+    target = target.resolve()
     check_free(target)
     runs = find_runs(source)
     run = runs[0] if len(runs) == 1 else find_policy(source)
@@ -105,13 +107,15 @@ def export(source: Path, target: Path, wanted: Wanted) -> Exported:
         if form == "adapter":
             recipe = _write_adapter(opened, aside, target)
         else:
-            recipe = _write_whole(opened, wanted.dtype, aside)
-        _write_text_side(opened, aside)
+            recipe = _write_whole(opened, wanted.dtype, aside, target)
+        with writing(target):
+            _write_text_side(opened, aside)
         log.info("Loading it again with plain libraries, and comparing")
         drift = measure(opened, recipe, aside)
         _check_drift(drift, _most(wanted, run), run)
         facts = _facts(opened, recipe, drift, wanted.licence)
-        (aside / "README.md").write_text(model_card(facts))
+        with writing(target):
+            (aside / "README.md").write_text(model_card(facts))
     return Exported(target, recipe, drift)
 
 
@@ -136,7 +140,9 @@ def _chosen_form(run: Run, wanted: Wanted) -> str:
     return "whole" if wanted.form == "merged" else "adapter"
 
 
-def _write_whole(opened: Policy | RewardModel, dtype: str | None, aside: Path) -> Recipe:
+def _write_whole(
+    opened: Policy | RewardModel, dtype: str | None, aside: Path, target: Path
+) -> Recipe:
     """Write all weights, an adapter merged into its base."""
     cfg, role = opened.config, opened.role
     usual = cfg.model.dtype if cfg.model.dtype in DTYPES else DTYPES[0]
@@ -146,7 +152,8 @@ def _write_whole(opened: Policy | RewardModel, dtype: str | None, aside: Path) -
         adapter, scaling = load_adapter(opened.artifact)[0], lora.alpha / lora.rank
     model = merged(role, adapter, scaling, getattr(torch, dtype or usual))
     check_room(model, aside)
-    write_whole(role, model, opened.codec, aside)
+    with writing(target):
+        write_whole(role, model, opened.codec, aside)
     return Recipe(isinstance(role, ScalarRole))
 
 
@@ -158,8 +165,10 @@ def _write_adapter(opened: Policy | RewardModel, aside: Path, target: Path) -> R
         log.info("Writing the base beside the adapter")
         model = full_base(cfg, len(codec.tokenizer))
         check_room(model, aside)
-        model.save_pretrained(aside / BESIDE)
-    write_adapter(role, opened.artifact, base or str(target.resolve() / BESIDE), aside)
+        with writing(target):
+            model.save_pretrained(aside / BESIDE)
+    with writing(target):
+        write_adapter(role, opened.artifact, base or str(target / BESIDE), aside)
     return adapter_recipe(
         base or BESIDE,
         cfg.model.dtype,

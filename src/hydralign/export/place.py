@@ -23,17 +23,39 @@ def check_free(target: Path) -> None:
 
 @contextmanager
 def written_aside(target: Path) -> Iterator[Path]:
-    """Give a folder beside the target, which becomes the target if all goes well.
+    """Give a folder beside the target, whose files become the target's if all goes well.
+
+    Args:
+        target: resolved; must not exist, or be empty.
+
+    Raises:
+        UserError: if something lies in the way, or the disk cannot be written.
+    """
+    aside = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    check_free(aside)
+    try:
+        with writing(target):
+            aside.mkdir(parents=True, exist_ok=True)
+        yield aside
+        check_free(target)  # another export may have been faster
+        with writing(target):
+            _rename(aside, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Say of a disk that cannot be written what to do.
+
+    Args:
+        target: folder that was asked for.
 
     Raises:
         UserError: if the disk is full, or cannot be written.
     """
-    aside = target.with_name(f"{target.name}.partial")
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        yield aside
-        os.replace(aside, target)
+        yield
     except Exception as error:
         if (reason := disk_trouble(error)) is None:
             raise
@@ -41,8 +63,14 @@ def written_aside(target: Path) -> Iterator[Path]:
             f"Cannot write {target}: {reason}. Nothing was left there. Make room, or choose "
             "another folder: --to DIR."
         ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _rename(aside: Path, target: Path) -> None:
+    if not target.is_dir():
+        os.replace(aside, target)
+        return
+    for path in aside.iterdir():  # the user may stand in the empty folder, so it stays the same one
+        os.replace(path, target / path.name)
 
 
 def check_room(model: PreTrainedModel, aside: Path) -> None:
