@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tokenizers.processors import TemplateProcessing
 from torch.testing import assert_close
+from transformers import AutoTokenizer
 from transformers.cache_utils import DynamicCache
 
-from hydralign import exporter
+from hydralign import export_check, exporter
 from hydralign.artifacts import write_json
+from hydralign.data.encoder import Encoder
 from hydralign.errors import UserError
-from hydralign.export import place
+from hydralign.export import place, writing
 from hydralign.exporter import Wanted, export
 from hydralign.finished import open_policy, open_reward_model
 
@@ -283,3 +286,41 @@ def test_what_is_damaged_or_not_there(exported, tmp_path):
     with pytest.raises(UserError, match=r"config.json is changed"):
         export(tmp_path / "run", tmp_path / "out", Wanted())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def chat_that_writes_its_beginning(make_toys, monkeypatch):
+    """As in Llama 3: the template writes <bos>, and so does the tokenizer."""
+    tokenizer = make_toys("own").codec.tokenizer
+    monkeypatch.setattr(tokenizer, "chat_template", "<bos>{{ messages[0]['content'] }}")
+    backend = tokenizer.backend_tokenizer
+    monkeypatch.setattr(
+        backend, "post_processor", TemplateProcessing("<bos> $A", special_tokens=[("<bos>", 1)])
+    )
+
+
+def test_a_chat_begins_once(chat_that_writes_its_beginning, finish, tmp_path, monkeypatch):
+    finish(tmp_path / "run", "reward", template="chat")
+    found = export(tmp_path / "run", tmp_path / "out", Wanted())
+    assert found.drift.size < 1e-4
+    card = (tmp_path / "out/README.md").read_text()
+    assert "tokenizer.eos_token, add_special_tokens=False)`" in card
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer("<bos>a")["input_ids"] == [1, 1, 3]  # what others had without the option
+    monkeypatch.setattr(export_check, "text_options", lambda _: {})
+    with pytest.raises(UserError, match="departs from that of"):
+        export(tmp_path / "run", tmp_path / "other", Wanted())
+
+
+def test_padding_that_others_take_for_text_is_too_much_drift(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "plain_pad_id", lambda *_: 1)  # it is 0
+    with pytest.raises(UserError, match="departs from that of"):
+        export(exported["own", "reward"][0], tmp_path / "out", Wanted())
+
+
+def test_responses_that_no_text_gives_are_compared_as_tokens(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(Encoder, "whole_text", lambda *_: None)
+    run, _, usual = exported["own", "reward"]
+    found = export(run, tmp_path / "out", Wanted())
+    assert found.drift.figures["responses"] == usual.drift.figures["responses"] > 1
+    assert found.drift.size < 1e-4

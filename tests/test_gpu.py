@@ -1,6 +1,7 @@
 """What only a CUDA device can show: pytest -m gpu tests/test_gpu.py."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -14,8 +15,10 @@ from torch import nn
 from torch.testing import assert_close
 from transformers.cache_utils import DynamicCache
 
+from hydralign.artifacts import write_json
 from hydralign.data.collate import collate_prompts
 from hydralign.data.examples import PromptExample
+from hydralign.exporter import Wanted, export
 from hydralign.memory import peak_memory_gb
 from hydralign.micro_batches import MicroBatches
 from hydralign.models.adapters import LoraShape
@@ -180,6 +183,20 @@ def test_a_chain_that_was_killed_goes_on_as_if_it_had_not(tiny_llama, rows, tmp_
         assert_close(got[name], expected[name], rtol=1e-2, atol=1e-3)
     for name, tensor in weights(whole).items():
         assert_close(weights(broken)[name], tensor, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["lora", "nf4", "int8"])
+@pytest.mark.parametrize("accelerator", ["cpu", "auto"])
+@pytest.mark.parametrize("stage", ["sft", "reward"])
+def test_an_export_is_compared_wherever_its_model_is(kind, accelerator, stage, finish, tmp_path):
+    """bitsandbytes takes the card whenever there is one, even if the run is on the CPU."""
+    finish(tmp_path / "run", stage, kind=kind)
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    record["hardware"]["accelerator"] = accelerator
+    write_json(tmp_path / "run/run.json", record)
+    # How far kernels of a few bits round apart is not what this asks.
+    wanted = Wanted(max_drift=1e-2 if kind == "lora" else 1e9)
+    assert math.isfinite(export(tmp_path / "run", tmp_path / "out", wanted).drift.size)
 
 
 def test_memory_that_really_runs_out_makes_micro_batches_smaller():

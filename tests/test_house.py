@@ -59,7 +59,7 @@ MODULES = {
     "by_hand": {"data", "stages"},
     "contest": {"data", "data_source", "inputs", "memory", "model_source"}
     | {"models", "record", "reward_source", "rl", "rollout", "runs", "stages"},
-    "export_check": {"data_source", "export", "finished", "rl"},
+    "export_check": {"data", "data_source", "export", "finished", "models", "rl"},
     "exporter": {"export", "export_check", "finished", "inputs", "model_source", "models", "record"}
     | {"runs"},
     "checks": {"config", "data", "inputs"},

@@ -83,6 +83,10 @@ class RewardModel:
         """Where it comes from."""
         return self.run.artifact
 
+    def encoder(self) -> Encoder:
+        """Return what makes tokens of prompts and responses, as in its training."""
+        return _encoder(self.config, self.codec, self.config.data)
+
     def scorer(self) -> RewardModelScorer:
         """Return what scores responses on the very tokens that were sampled."""
         setting = "hardware.score_micro_batch_size"
@@ -96,7 +100,7 @@ class RewardModel:
         Raises:
             BadRow: if the prompt is longer than in training, or a response has no tokens.
         """
-        encoder = _encoder(self.config, self.codec, self.config.data)
+        encoder = self.encoder()
         asked = [encoder.prompt_ids(prompt)] * len(responses)
         said = [encoder.response_ids(prompt, response) for response in responses]
         sequences = pad_sequences(asked, said, self.codec.pad_id).to(self.device)

@@ -74,6 +74,15 @@ def test_a_token_across_the_border_leaves_the_prompt_whole(merging_tokenizer):
     assert merging.response_ids("b", "ab") == [4, EOS]
 
 
+def test_a_prompt_and_its_response_as_one_text(letter_tokenizer, merging_tokenizer):
+    plain = encoder(letter_tokenizer())
+    assert plain.whole_text("ab", " cd") == "ab cd"
+    assert plain.whole_text((Message("user", "a"),), "d") == "\n\nHuman: a\n\nAssistant: d"
+    assert encoder(letter_tokenizer(bos=None)).whole_text("", "ab") is None  # it begins with <eos>
+    assert encoder(merging_tokenizer).whole_text("a", "b") is None  # "ab" is one token
+    assert encoder(merging_tokenizer).whole_text("b", "ab") == "bab"
+
+
 def test_the_tokenizers_chat_template_is_used(letter_tokenizer):
     tokenizer = letter_tokenizer()
     tokenizer.chat_template = CHATML + "{% if add_generation_prompt %}<assistant>{% endif %}"

@@ -17,15 +17,18 @@ PROMPT, ANSWER, STOP = [0, 0, 0], [0, 1, 0, 0], 1
 class Plain:
     """Answers every prompt alike, and gives the same logits everywhere."""
 
+    device = torch.device("meta")  # a device other than that of the prompts
+
     def __init__(self, logits):
         self.logits = torch.tensor(logits)
 
     def generate(self, input_ids, attention_mask, do_sample, max_new_tokens):
         assert (do_sample, max_new_tokens) == (False, 4)
-        answers = torch.tensor([ANSWER] * len(input_ids))
-        return torch.cat([input_ids, answers], dim=1)
+        assert input_ids.device == attention_mask.device == self.device
+        return torch.tensor([PROMPT + ANSWER] * len(input_ids))
 
-    def __call__(self, input_ids, **_):
+    def __call__(self, input_ids, attention_mask, position_ids, use_cache):
+        assert input_ids.device == attention_mask.device == position_ids.device == self.device
         return type("Out", (), {"logits": self.logits.expand(*input_ids.shape, 2)})
 
 
@@ -64,12 +67,19 @@ def test_only_counted_tokens_are_compared():
 
 
 def test_scores_are_compared_after_the_shift():
+    class Classifier:
+        device = torch.device("meta")
+        answers = iter([[[1.0]], [[2.0]]])
+
+        def __call__(self, input_ids):
+            assert input_ids.device == self.device
+            return type("Out", (), {"logits": torch.tensor(next(self.answers))})
+
     rows = [pad_sequences([[5]], [[n]], pad_id=0) for n in (1, 2)]
-
-    def plain(input_ids):
-        return type("Out", (), {"logits": input_ids[:, -1:].float()})
-
-    drift = score_drift(lambda row: row.response_ids[:, 0] * 1.5 - 0.25, plain, rows, shift=0.5)
+    batches = [(row, {"input_ids": row.sequence_ids}) for row in rows]
+    drift = score_drift(
+        lambda row: row.response_ids[:, 0] * 1.5 - 0.25, Classifier(), batches, shift=0.5
+    )
     # The run: 1.25 and 2.75; the plain one: 0.5 and 1.5.
     assert drift.size == drift.figures[SCORES] == 1.25
     assert drift.figures["mean difference of scores, likewise"] == 1.0

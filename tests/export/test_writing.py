@@ -22,6 +22,13 @@ def test_plain_texts_begin_as_in_training(make_codec_of_letters, tmp_path):
     assert found("abc")["input_ids"] == expected[0]
 
 
+def test_the_token_that_ends_a_text_has_a_name(make_codec_of_letters, tmp_path):
+    tokenizer = make_codec_of_letters().tokenizer
+    tokenizer.eos_token = None
+    plain_tokenizer(Codec(tokenizer, 0, (5,)), "plain").save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).eos_token_id == 5
+
+
 def test_a_chat_template_that_training_supplied_travels_along(make_codec_of_letters, tmp_path):
     codec = make_codec_of_letters()
     own = codec.tokenizer.chat_template

@@ -101,6 +101,18 @@ class Encoder:
             raise BadRow("the response contains the stop token")
         return [*ids, self.stop_id]
 
+    def whole_text(self, prompt: PromptText, response: str) -> str | None:
+        """Return a prompt and a response as one text that is read as the same tokens.
+
+        The stop token is not in it. None where a token would span the border: there is no such
+        text then.
+        """
+        text = self.prompt_text(prompt) + self._spaced(prompt, response)
+        prompt_ids = self._tokenize(self.prompt_text(prompt))
+        return (
+            text if prompt_ids and self._tokenize(text)[: len(prompt_ids)] == prompt_ids else None
+        )
+
     def _spaced(self, prompt: PromptText, response: str) -> str:
         if self.template == "plain" and not isinstance(prompt, str):
             return " " + response.lstrip(" ")  # "Assistant:" wants a space before the reply

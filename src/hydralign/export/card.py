@@ -7,7 +7,7 @@ import yaml
 
 from hydralign.export.drift import Drift
 from hydralign.export.recipe import Recipe
-from hydralign.export.writing import SHIFT
+from hydralign.export.writing import SHIFT, text_options
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,12 @@ def _use(facts: Facts) -> str:
             f"{facts.temperature:g}, no top-k, no top-p, at most {facts.max_response_tokens} new "
             "tokens, to the first stop token."
         )
+    options = "".join(f", {name}={value}" for name, value in text_options(facts.template).items())
     return (
         f"{prompts} Give it prompt, response and the stop token as one text, "
-        "`tokenizer(prompt + response + tokenizer.eos_token)`. The one logit is read at the last "
-        "token, and is in standard deviations of the scores of the SFT policy's samples.\n"
+        f"`tokenizer(prompt + response + tokenizer.eos_token{options})`. The one logit is "
+        "read at the last token, and is in standard deviations of the scores of the SFT policy's "
+        "samples.\n"
         f"The score that the run gave is `logit {-facts.shift:+.6g}`"
         + (f" (minus `model.config.{SHIFT}`)" if facts.recipe.base is None else "")
         + ": the head has no bias that could hold it. Differences need nothing."

@@ -48,7 +48,7 @@ def policy_drift(
 
     Args:
         ours: gives the run's logits (n, v) before each of the n counted tokens.
-        plain: the exported policy with its settings, as plain libraries load it.
+        plain: the exported policy with its settings, as plain libraries load it, on any device.
         prompts: held-out ones.
         stop_ids: what ends a response.
         max_tokens: of a response.
@@ -77,20 +77,24 @@ def policy_drift(
 
 @torch.no_grad()
 def score_drift(
-    ours: Callable[[Sequences], Tensor], plain: Any, rows: Sequence[Sequences], shift: float
+    ours: Callable[[Sequences], Tensor],
+    plain: Any,
+    batches: Sequence[tuple[Sequences, Mapping[str, Tensor]]],
+    shift: float,
 ) -> Drift:
     """Compare the scores of held-out responses.
 
     Args:
         ours: gives the run's normalised scores (b,).
-        plain: the exported reward model, as plain libraries load it.
-        rows: responses, each with its prompt and without padding.
+        plain: the exported reward model, as plain libraries load it, on any device.
+        batches: each as the run lays it out, and as others give it to the exported one.
         shift: to be subtracted from the numbers of the exported one.
     """
     differences = []
-    for row in tqdm(rows, desc="Compare on held-out responses", delay=2, leave=False):
-        score = plain(input_ids=row.sequence_ids).logits.squeeze(-1).cpu() - shift
-        differences.append((ours(row).cpu().double() - score.double()).abs())
+    for own, given in tqdm(batches, desc="Compare on held-out responses", delay=2, leave=False):
+        there = {name: tensor.to(plain.device) for name, tensor in given.items()}
+        scores = plain(**there).logits.squeeze(-1).cpu() - shift
+        differences.append((ours(own).cpu().double() - scores.double()).abs())
     apart = torch.cat(differences)
     figures = {
         "responses": float(len(apart)),
@@ -119,15 +123,16 @@ def own_logits(network: Network, sequences: Sequences) -> Tensor:
 
 
 def plain_logits(plain: Any, sequences: Sequences) -> Tensor:
-    """Return a plain model's logits (n, v) before each of the n counted tokens."""
+    """Return a plain model's logits (n, v) before each of the n counted tokens, on the CPU."""
+    there = sequences.to(plain.device)
     found = plain(
-        input_ids=sequences.sequence_ids,
-        attention_mask=sequences.attention_mask,
-        position_ids=sequences.position_ids,
+        input_ids=there.sequence_ids,
+        attention_mask=there.attention_mask,
+        position_ids=there.position_ids,
         use_cache=False,
     )
     before: Tensor = found.logits[:, sequences.prompt_length - 1 : -1]
-    return sequences.counted(before)
+    return sequences.counted(before.cpu())
 
 
 def _greedy(
@@ -136,10 +141,10 @@ def _greedy(
     """Let a plain model write the likeliest token each time, to the first stop token."""
     p = prompts.prompt_ids.shape[1]
     ids: Tensor = plain.generate(
-        input_ids=prompts.prompt_ids,
-        attention_mask=prompts.attention_mask.long(),
+        input_ids=prompts.prompt_ids.to(plain.device),
+        attention_mask=prompts.attention_mask.long().to(plain.device),
         do_sample=False,
         max_new_tokens=max_tokens,
-    )
+    ).cpu()
     mask, _ = response_mask_from_stops(ids[:, p:], torch.tensor(stop_ids))
     return Sequences(ids, torch.cat([prompts.attention_mask, mask], dim=1), mask)

@@ -102,6 +102,7 @@ def plain_tokenizer(codec: Codec, template: str) -> PreTrainedTokenizerBase:
             as training did, with the begin-of-sequence token if there is one.
     """
     tokenizer = codec.tokenizer
+    tokenizer.eos_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(codec.stop_id)
     if template == "chat":
         tokenizer.chat_template = tokenizer.chat_template or FALLBACK_CHAT_TEMPLATE
         return tokenizer
@@ -111,3 +112,8 @@ def plain_tokenizer(codec: Codec, template: str) -> PreTrainedTokenizerBase:
             single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, bos_id)]
         )
     return tokenizer
+
+
+def text_options(template: str) -> dict[str, bool]:
+    """Return how the exported tokenizer is called with a text; of a chat it holds its own start."""
+    return {"add_special_tokens": False} if template == "chat" else {}
