@@ -239,6 +239,23 @@ def test_a_base_that_is_not_where_it_was(finish, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+def test_a_reward_model_that_plain_libraries_have_no_class_for(
+    form, finish, make_toys, tmp_path, monkeypatch
+):
+    finish(tmp_path / "run", "reward", kind="lora")
+    base = Path(make_toys("lora").base.source) / "config.json"
+    before = base.read_bytes()
+    monkeypatch.delattr(exporter, "open_reward_model")  # it is told before anything is loaded
+    try:
+        write_json(base, json.loads(before) | {"model_type": "granite"})
+        with pytest.raises(UserError, match="The granite family of transformers has no classifier"):
+            export(tmp_path / "run", tmp_path / "out", Wanted(form))
+    finally:
+        base.write_bytes(before)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_with_something_in_it_is_left_alone(exported, tmp_path):
     (tmp_path / "mine").write_text("x")
     for target in (tmp_path, tmp_path / "mine"):

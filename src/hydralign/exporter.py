@@ -24,9 +24,9 @@ from hydralign.export.writing import (
 from hydralign.export_check import measure
 from hydralign.finished import Policy, RewardModel, open_policy, open_reward_model
 from hydralign.inputs import is_hub_id, lineage
-from hydralign.model_source import full_base, quantization_of
+from hydralign.model_source import describe_model, full_base, quantization_of
 from hydralign.models.loading import load_adapter
-from hydralign.models.merging import merged
+from hydralign.models.merging import check_classifier, merged
 from hydralign.models.roles import ScalarRole
 from hydralign.record import commands_of
 from hydralign.runs import Run, find_policy, find_runs
@@ -135,6 +135,8 @@ def _chosen_form(run: Run, wanted: Wanted) -> str:
             f"model.source={cfg.model.source} now is {now}, or nothing. Put the base back where it "
             "was (a relative path counts from the working folder)."
         )
+    if not run.is_policy:  # whole ones are classifiers already
+        check_classifier(describe_model(cfg.model)[0].config)
     if wanted.form != "merged" and wanted.dtype is not None:
         raise UserError("--dtype is for merged models; an adapter stays as it is. Add --merged.")
     return "whole" if wanted.form == "merged" else "adapter"

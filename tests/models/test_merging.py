@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from hydralign.errors import UserError
 from hydralign.models import merging
 from hydralign.models.adapters import AdapterSet, LoraShape
 from hydralign.models.loading import BaseModel, load_adapter
-from hydralign.models.merging import merged
+from hydralign.models.merging import check_classifier, merged
 from hydralign.models.roles import AdapterNetwork, TextRole
 from hydralign.models.saving import save_role
 
@@ -131,3 +132,13 @@ def test_rounding_happens_once(make_toys, tmp_path):
     )
     for name, weight in narrow.state_dict().items():
         assert torch.equal(weight, wide.state_dict()[name].bfloat16())
+
+
+def test_families_whose_classifier_cannot_hold_our_head():
+    for family in ("llama", "gpt2"):
+        check_classifier(AutoConfig.for_model(family, **ARCHITECTURES[family]))
+    with pytest.raises(UserError, match="The granite family of transformers has no classifier; so"):
+        check_classifier(AutoConfig.for_model("granite", **ARCHITECTURES["llama"]))
+    bert = AutoConfig.for_model("bert", is_decoder=True, num_hidden_layers=1)
+    with pytest.raises(UserError, match=r"bert family .* of another make \(bert.pooler"):
+        check_classifier(bert)

@@ -13,11 +13,19 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
+from hydralign.errors import UserError
 from hydralign.models.quantization import QUANTIZED
 from hydralign.models.roles import Role, ScalarRole
 
 PLACE = "base_model.model."
 """What PEFT writes before the name of a layer."""
+HEAD = "score.weight"
+"""The head of most classifiers."""
+
+_STAYS_HERE = (
+    "so plain libraries could not load this reward model, as an adapter or merged. It can be used "
+    "by the stages and scripts here; the policies of such a base can be exported."
+)
 
 
 def merged(
@@ -40,7 +48,7 @@ def merged(
     kind: Any = AutoModelForCausalLM
     if isinstance(role, ScalarRole):
         kind, config.num_labels = AutoModelForSequenceClassification, 1
-        weights["score.weight"] = unit_head(role).to(dtype)
+        weights[HEAD] = unit_head(role).to(dtype)
     model = _on_meta(kind, config, dtype)
     tied: Mapping[str, str] = model.all_tied_weights_keys
     if not all(torch.equal(weights[name], weights[other]) for name, other in tied.items()):
@@ -52,6 +60,27 @@ def merged(
     model.load_state_dict({name: weights[name] for name in model.state_dict()}, assign=True)
     model.tie_weights()
     return model.requires_grad_(False).eval()
+
+
+def check_classifier(config: PreTrainedConfig) -> None:
+    """Check that a family's classifier is its language model with a head that ours can be.
+
+    Args:
+        config: of the network.
+
+    Raises:
+        UserError: if it has none, or one of another make.
+    """
+    plain = _plain_config(config)
+    plain.num_labels = 1
+    family = f"The {config.model_type} family of transformers"
+    try:
+        classifier = _on_meta(AutoModelForSequenceClassification, plain, torch.float32)
+    except ValueError as error:
+        raise UserError(f"{family} has no classifier; {_STAYS_HERE}") from error
+    given = {*_on_meta(AutoModelForCausalLM, plain, torch.float32).state_dict(), HEAD}
+    if unknown := [name for name in classifier.state_dict() if name not in given]:
+        raise UserError(f"{family} has a classifier of another make ({unknown[0]}); {_STAYS_HERE}")
 
 
 def unit_head(role: ScalarRole) -> Tensor:
