@@ -117,7 +117,7 @@ if __name__ == "__main__":
     try:
         main()
     except Exception as error:
-        message = explain(error, CONF)
+        message = explain(error, CONF, "choose another file: --out FILE")
         if message is None:
             raise
         sys.exit(message)

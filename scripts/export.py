@@ -54,7 +54,7 @@ if __name__ == "__main__":
     try:
         main()
     except Exception as error:
-        message = explain(error, ROOT / "conf")
+        message = explain(error, ROOT / "conf", "choose another folder: --to DIR")
         if message is None:
             raise
         sys.exit(message)

@@ -85,7 +85,7 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except Exception as error:
-        message = explain(error, CONF)
+        message = explain(error, CONF, "choose another folder: outputs=DIR")
         if message is None:
             raise
         sys.exit(message)

@@ -30,7 +30,9 @@ if __name__ == "__main__":
     try:
         main()
     except Exception as error:
-        message = explain(error, ROOT / "conf")
+        message = explain(
+            error, ROOT / "conf", "copy the run to a folder that can be written, and name the copy"
+        )
         if message is None:
             raise
         sys.exit(message)

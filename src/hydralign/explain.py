@@ -26,19 +26,24 @@ from hydralign.errors import (
     what_is_wrong,
 )
 
+ELSEWHERE = "choose another folder: hydra.run.dir=DIR"
 
-def explain(error: BaseException, conf_dir: Path | None = None) -> str | None:
+
+def explain(
+    error: BaseException, conf_dir: Path | None = None, elsewhere: str = ELSEWHERE
+) -> str | None:
     """Return the message for a user's mistake, or None for anything else.
 
     Args:
         error: as raised.
         conf_dir: of the configs, to find the group or option that was meant; None to do without.
+        elsewhere: what to do about a folder that cannot be written.
     """
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, UserError):
             return str(cause)
-        if message := _about_disk(cause):
+        if message := _about_disk(cause, elsewhere):
             return message
         if is_out_of_memory(cause):
             return f"Memory ran out: {no_memory(cause)}\n{ASK_THE_PLAN}"
@@ -62,7 +67,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__ or implied
 
 
-def _about_disk(error: BaseException) -> str | None:
+def _about_disk(error: BaseException, elsewhere: str) -> str | None:
     reason = disk_trouble(error)
     if reason is None:
         return None
@@ -70,10 +75,10 @@ def _about_disk(error: BaseException) -> str | None:
     if name is None and HydraConfig.initialized():
         name = str(HydraConfig.get().runtime.output_dir)
     where = f" {name}" if name else ""
-    cached = name and Path(name).is_relative_to(cache_folder())
-    setting = "the environment variable HYDRALIGN_CACHE" if cached else "hydra.run.dir"
-    advice = "Free some space, or choose" if reason in NO_SPACE else "Choose"
-    return f"Cannot write{where}: {reason}. {advice} another folder: {setting}=DIR."
+    if name and Path(name).is_relative_to(cache_folder()):
+        elsewhere = "choose another folder: the environment variable HYDRALIGN_CACHE=DIR"
+    advice = f"free some space, or {elsewhere}" if reason in NO_SPACE else elsewhere
+    return f"Cannot write{where}: {reason}. {advice[0].upper()}{advice[1:]}."
 
 
 def _about_syntax(error: OverrideParseException) -> str:
