@@ -32,7 +32,7 @@ class PairOutcomes:
     other: Sequence[int]
     """(pairs,) row of the other response."""
     prompts: Sequence[int]
-    """(pairs,) which comparison the pair belongs to."""
+    """(pairs,) number of the pair's prompt, which may come in several comparisons."""
     gaps: Sequence[float | None]
     """(pairs,) how far apart people rated the two; None where they did not."""
 

@@ -23,7 +23,7 @@ def test_pairs_of_several_batches_are_told_apart_and_ties_left_out():
     assert found.scores == [1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 6.0]
     assert found.lengths == [1, 2, 1, 3, 1, 3, 1]
     assert (found.preferred, found.other) == ([1, 3, 5], [0, 4, 6])
-    assert found.prompts == [0, 1, 2]
+    assert found.prompts == [0, 1, 1]  # the second comparison again: the same prompt
     assert found.gaps == [2.0, None, None]
 
 

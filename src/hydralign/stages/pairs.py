@@ -1,6 +1,8 @@
 """How often what people preferred is ranked first."""
 
+from collections import defaultdict
 from math import isnan
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -28,6 +30,18 @@ def pair_accuracies(scores: Tensor, batch: ComparisonBatch) -> Tensor:
     return pairwise_accuracy(first, second, batch.target[decided])
 
 
+def prompts_of_pairs(batch: ComparisonBatch) -> list[tuple[int, ...]]:
+    """Return the prompt's token ids for each of the pairs (decided,) that are no ties.
+
+    By these a prompt is known again in another comparison: several people may rank its responses,
+    and a ranking may be cut into pairs.
+    """
+    p, rows = batch.sequences.prompt_length, batch.first[batch.target != TIE]
+    ids = batch.sequences.sequence_ids[rows, :p].cpu()
+    real = batch.sequences.attention_mask[rows, :p].cpu()
+    return [tuple(prompt[kept].tolist()) for prompt, kept in zip(ids, real, strict=True)]
+
+
 class PairRows:
     """Collects the scores and pairs of held-out comparisons, row by row."""
 
@@ -38,6 +52,7 @@ class PairRows:
             unit: of the scores.
         """
         self.unit = unit
+        self._numbers: dict[tuple[int, ...], int] = {}
         self._columns: dict[str, list[Any]] = {
             name: [] for name in ("scores", "lengths", "preferred", "other", "prompts", "gaps")
         }
@@ -49,8 +64,8 @@ class PairRows:
             scores: (n,) of its rows.
             batch: of whole comparisons.
         """
-        rows, prompts = len(self._columns["scores"]), self._columns["prompts"]
-        before = prompts[-1] + 1 if prompts else 0
+        rows, numbers = len(self._columns["scores"]), self._numbers
+        prompts = [numbers.setdefault(ids, len(numbers)) for ids in prompts_of_pairs(batch)]
         decided = batch.target != TIE
         won, first, second = (x[decided] for x in (batch.target == 1, batch.first, batch.second))
         for name, values in {
@@ -58,10 +73,10 @@ class PairRows:
             "lengths": batch.sequences.response_mask.sum(-1),
             "preferred": first.where(won, second) + rows,
             "other": second.where(won, first) + rows,
-            "prompts": batch.prompt_index[decided] + before,
             "gaps": batch.gap[decided],
         }.items():
             self._columns[name] += values.tolist()
+        self._columns["prompts"] += prompts
 
     def outcomes(self, log_odds: float | None) -> PairOutcomes:
         """Return what was collected.
@@ -78,7 +93,7 @@ class HeldOutPairs:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._of_prompts: list[Tensor] = []
+        self._of_prompts: dict[tuple[int, ...], list[float]] = defaultdict(list)
 
     def add(self, scores: Tensor, batch: ComparisonBatch) -> None:
         """Add a batch.
@@ -87,9 +102,9 @@ class HeldOutPairs:
             scores: (n,) of its rows.
             batch: of whole comparisons.
         """
-        accuracies = pair_accuracies(scores, batch)
-        prompts = batch.prompt_index[batch.target != TIE]
-        self._of_prompts += [accuracies[prompts == prompt] for prompt in prompts.unique()]
+        accuracies = pair_accuracies(scores, batch).tolist()
+        for prompt, accuracy in zip(prompts_of_pairs(batch), accuracies, strict=True):
+            self._of_prompts[prompt].append(accuracy)
 
     def accuracy(self) -> float:
         """Return the mean over all pairs, and start anew.
@@ -102,9 +117,9 @@ class HeldOutPairs:
                 "No held-out comparison has a preferred response: all its pairs are ties. Raise "
                 "data.splits.validation and data.splits.test, or bring more records."
             )
-        accuracy = torch.cat(self._of_prompts).mean().item()
-        self._of_prompts = []
-        return accuracy
+        accuracies = [each for prompt in self._of_prompts.values() for each in prompt]
+        self._of_prompts.clear()
+        return fmean(accuracies)
 
     def figures(self, seed: int) -> dict[str, float]:
         """Return the mean with its 95 % interval over prompts, as pairs of one prompt are kin.
@@ -112,7 +127,7 @@ class HeldOutPairs:
         Args:
             seed: of the resampling.
         """
-        of_prompts = self._of_prompts
+        of_prompts = [torch.tensor(accuracies) for accuracies in self._of_prompts.values()]
         accuracy = self.accuracy()
         low, high = bootstrap_interval(of_prompts, seed=seed)
         pairs = float(sum(len(accuracies) for accuracies in of_prompts))
