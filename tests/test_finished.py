@@ -43,9 +43,12 @@ def test_runs_of_a_stage_are_told_apart_by_as_much_of_the_folder_as_it_takes():
 
 def test_a_chain_that_stopped_does_not_stand_for_its_first_policy(finish, tmp_path):
     sft = finish(tmp_path / "sft", "sft")
-    finish(tmp_path / "reward", "reward", parents={"policy": sft})
     write_json(tmp_path / "run.json", {"unfinished": True, "process": os.getpid()})
-    with pytest.raises(UserError, match=rf"stopped before.* resume={tmp_path}\. Or name .*/sft\."):
+    said = rf"stopped before.* resume={tmp_path}\. Or name .*/sft\."
+    with pytest.raises(UserError, match=said):
+        find_policy(tmp_path)
+    finish(tmp_path / "reward", "reward", parents={"policy": sft})
+    with pytest.raises(UserError, match=said):
         find_policy(tmp_path)
     assert find_policy(tmp_path / "sft").stage == "sft"
 

@@ -99,7 +99,8 @@ def export(source: Path, target: Path, wanted: Wanted) -> Exported:
     target = target.resolve()
     check_free(target)
     runs = find_runs(source)
-    run = runs[0] if len(runs) == 1 else find_policy(source)
+    alone_and_scores = len(runs) == 1 and not runs[0].is_policy
+    run = runs[0] if alone_and_scores else find_policy(source)
     form = _chosen_form(run, wanted)
     log.info("Loading %s", run.artifact)
     opened = open_policy(run.artifact) if run.is_policy else open_reward_model(run.artifact)

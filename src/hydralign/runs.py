@@ -105,7 +105,8 @@ def find_policy(folder: Path) -> Run:
     choice = ", ".join(str(run.folder) for run in policies)
     if len(last) > 1:
         raise UserError(f"{folder} holds several policies. Name one: {choice}.")
-    if len(runs) > 1 and read_record(folder).get("unfinished"):
+    of_a_chain = folder not in (last[0].folder, last[0].artifact)
+    if of_a_chain and read_record(folder).get("unfinished"):
         raise UserError(f"{_unfinished(folder)} Or name what is finished: {choice}.")
     return last[0]
 
