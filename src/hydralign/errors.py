@@ -3,7 +3,9 @@
 import difflib
 import errno
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -58,6 +60,27 @@ def disk_trouble(error: BaseException) -> str | None:
         return _DISK.get(error.errno or 0)
     found = re.search(r"\(os error (\d+)\)", str(error))  # safetensors and tokenizers: Rust
     return _DISK.get(int(found.group(1))) if found else None
+
+
+@contextmanager
+def disk_errors(target: Path, option: str) -> Iterator[None]:
+    """Say what is wrong with the disk that a file is written to.
+
+    Args:
+        target: the file.
+        option: of the command line, that names another.
+
+    Raises:
+        UserError: for what is wrong with the disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        if (reason := disk_trouble(error)) is None:
+            raise
+        raise UserError(
+            f"Cannot write {target}: {reason}. Mend that, or choose another file: {option}."
+        ) from error
 
 
 class BadNumbers(UserError):

@@ -12,7 +12,7 @@ from hydralign.data.encoder import Encoder
 from hydralign.data.records import Prompt
 from hydralign.finished import Policy, open_policies
 from hydralign.judges import find_judges
-from hydralign.prompts import batch_of, check_same_text, choose_data, draw_prompts
+from hydralign.prompts import batch_of, check_number, check_same_text, choose_data, draw_prompts
 from hydralign.rollout.decoding import GREEDY
 from hydralign.rollout.sampling import Responses, Scorer, TokenChoice, sample_responses
 from hydralign.runs import find_policy, told_apart
@@ -38,6 +38,9 @@ class Question:
     seed: int = 0
     own_templates: bool = False
     """Let each policy read the prompts in its own template."""
+
+    def __post_init__(self) -> None:
+        check_number(self.prompts)
 
 
 def evaluate(folders: Sequence[Path], conf: Path, question: Question) -> dict[str, Any]:

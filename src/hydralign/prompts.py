@@ -14,15 +14,22 @@ from hydralign.data.collate import PromptBatch, collate_prompts
 from hydralign.data.encoder import Encoder
 from hydralign.data.examples import PromptExample
 from hydralign.data.records import BadRow, Prompt
-from hydralign.data.splits import SPLIT_NAMES
+from hydralign.data.splits import ALL, SPLIT_NAMES
 from hydralign.data_source import DataSource, drawn
 from hydralign.errors import UserError
 from hydralign.finished import Policy
 
 log = logging.getLogger(__name__)
 
-ALL = "all"
-"""Instead of a split: every prompt, for a file that is nothing but prompts."""
+
+def check_number(prompts: int | None) -> None:
+    """Check how many prompts are wanted; None is no limit.
+
+    Raises:
+        UserError: if it is none at all.
+    """
+    if prompts is not None and prompts < 1:
+        raise UserError(f"--prompts {prompts}: at least 1.")
 
 
 def choose_data(own: DictConfig, overrides: Sequence[str], conf: Path) -> DictConfig:

@@ -11,6 +11,8 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 SPLIT_NAMES = ("train", "validation", "test")
+ALL = "all"
+"""Instead of a split: every record, for a file that is nothing but prompts."""
 
 
 @dataclass(frozen=True)
