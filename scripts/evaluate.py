@@ -3,7 +3,7 @@
 python scripts/evaluate.py RUN RUN                                 what they were trained against
 python scripts/evaluate.py RUN RUN --scorer vader --scorer REWARD_RUN
 python scripts/evaluate.py RUN RUN --by-hand pairs.jsonl           for people: scripts/label.py
-python scripts/evaluate.py --ranked pairs.sqlite                   what people made of them
+python scripts/evaluate.py --ranked pairs.sqlite pairs.left_out.jsonl    what people made of them
 
 A RUN is the folder of a run, of a chain (its last policy), or an artifact. Both policies answer at
 temperature 1 and greedily. A win is a higher score of the second on the same prompt; ties are half.
@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from hydralign.artifacts import write_json
+from hydralign.data.splits import ALL, SPLIT_NAMES
+from hydralign.evaluation_file import check_replaceable, write_evaluation
 from hydralign.explain import explain
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-SPLITS = ("train", "validation", "test", "all")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,16 +36,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="a reward model's folder, gold, a name as in rewards=, {scorer: ..., options: ...}",
     )
     parser.add_argument("--prompts", type=int, help="how many, drawn at random")
-    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--split", choices=(*SPLIT_NAMES, ALL), default="test")
     parser.add_argument("--data", nargs="+", default=[], help="overrides, as train.py takes them")
     parser.add_argument("--seed", type=int, default=0, help="of the draws; 0")
     parser.add_argument("--own-templates", action="store_true", help="each reads its own prompts")
-    parser.add_argument("--out", type=Path, default=Path("evaluation.json"))
+    parser.add_argument("--out", type=Path, help="scored.json, or ranked.json with --ranked")
     parser.add_argument("--by-hand", type=Path, metavar="FILE", help="write pairs to rank instead")
-    parser.add_argument("--ranked", type=Path, metavar="FILE", help="read rankings of such pairs")
+    parser.add_argument(
+        "--ranked", nargs="+", type=Path, metavar="FILE", help="read rankings of such pairs"
+    )
     options = parser.parse_args(arguments)
     if len(options.runs) not in ((0, 2) if options.ranked else (2,)):
         parser.error(f"{len(options.runs)} runs are named, wanted 2")
+    if options.out is None:
+        options.out = Path("ranked.json" if options.ranked else "scored.json")
+    if not options.by_hand:
+        check_replaceable(options.out)
     if options.ranked:
         report_ranked(options)
     elif options.by_hand:
@@ -69,8 +75,7 @@ def report_scored(options: argparse.Namespace) -> None:
         own_templates=options.own_templates,
     )
     report = evaluate.evaluate(options.runs, CONF, question)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.out, report)
+    write_evaluation(options.out, report)
     print(f"{report['prompts']} prompts\n{evaluate.table(report)}Written to {options.out}.")
 
 
@@ -78,6 +83,7 @@ def write_pairs(options: argparse.Namespace) -> None:
     """Write the answers of both policies for people to rank."""
     from hydralign import sample
     from hydralign.run import quieten_libraries
+    from hydralign.sample_file import left_out_of
 
     quieten_libraries()
     wanted = sample.Wanted(
@@ -86,13 +92,15 @@ def write_pairs(options: argparse.Namespace) -> None:
         split=options.split,
         data=options.data,
         seed=options.seed,
-        tries=1,
+        as_drawn=True,
         own_templates=options.own_templates,
     )
     sample.sample(options.runs, options.by_hand, CONF, wanted)
     file = options.by_hand.with_suffix(".sqlite")
     print(f"Rank them: python scripts/label.py serve {file} --samples {options.by_hand}")
-    print(f"Then: python scripts/evaluate.py --ranked {file}")
+    left_out = left_out_of(options.by_hand)
+    also = f" {left_out}" if left_out.exists() else ""
+    print(f"Then: python scripts/evaluate.py --ranked {file}{also}")
 
 
 def report_ranked(options: argparse.Namespace) -> None:
@@ -102,8 +110,7 @@ def report_ranked(options: argparse.Namespace) -> None:
 
     pair = [find_policy(folder).manifest.id for folder in options.runs]
     found = human_win_rate(options.ranked, pair=pair, seed=options.seed)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.out, asdict(found))
+    write_evaluation(options.out, asdict(found))
     print(
         f"{found.second} is preferred to {found.first} with a share of {found.win_rate:.3f} "
         f"({found.low:.3f} to {found.high:.3f}), ties counted half: {found.rankings} rankings of "

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-SPLITS = ("train", "validation", "test", "all")
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
+from hydralign.data.splits import ALL, SPLIT_NAMES  # noqa: E402
 from hydralign.explain import explain  # noqa: E402
 
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--per-prompt", type=int, default=4, help="responses in all; 4")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0], help="1.0")
     parser.add_argument("--prompts", type=int, help="how many, drawn at random; all")
-    parser.add_argument("--split", choices=SPLITS, default="train")
+    parser.add_argument("--split", choices=(*SPLIT_NAMES, ALL), default="train")
     parser.add_argument("--data", nargs="+", default=[], help="overrides, as train.py takes them")
     parser.add_argument("--seed", type=int, default=0, help="of the draws; 0")
     parser.add_argument("--own-templates", action="store_true", help="each reads its own prompts")

@@ -18,7 +18,8 @@ from hydralign.labels.samples import Sample
 from hydralign.labels.store import LabelStore
 from hydralign.rollout.decoding import GREEDY
 from hydralign.rollout.streaming import stream_tokens
-from hydralign.sample import Wanted, sample
+from hydralign.runs import find_policy
+from hydralign.sample import Source, Wanted, sample
 from scripts import evaluate as script
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -94,6 +95,12 @@ def test_who_scored_in_training_scores_if_nobody_is_named(runs, finish, tmp_path
     assert [Path(each["scorer"]).name for each in found] == ["judge", "gold"] * 2
 
 
+@pytest.mark.parametrize("prompts", [0, -1])
+def test_a_number_of_prompts_that_cannot_be(prompts):
+    with pytest.raises(UserError, match=f"--prompts {prompts}: at least 1"):
+        Question(["length"], prompts=prompts)
+
+
 @pytest.mark.parametrize(
     ("scorer", "message"),
     [
@@ -154,20 +161,20 @@ def test_people_prefer_what_they_rank_lower(tmp_path):
             ([{"role": "user", "content": "s"}], "BA", [1, 2]),
         ],
     )
-    found = human_win_rate(file)
+    found = human_win_rate([file])
     # 1, .5 | 0 | 1, 0 | 1
     assert found.win_rate == pytest.approx(3.5 / 6)
     assert (found.first, found.second) == ("runs/A", "runs/B")
     assert (found.prompts, found.rankings) == (4, 5)
     assert found.ties == pytest.approx(1 / 6)
     assert found.low <= found.win_rate <= found.high
-    turned = human_win_rate(file, pair=["B", "A"])
+    turned = human_win_rate([file], pair=["B", "A"])
     assert turned.win_rate == pytest.approx(2.5 / 6)
 
 
 def test_prompts_are_drawn_whole_for_the_interval(tmp_path):
     file = ranked(tmp_path / "one.jsonl", [("p", "AB", [1, 2]), ("p", "AB", [2, 1])] * 9)
-    found = human_win_rate(file)
+    found = human_win_rate([file])
     assert (found.low, found.high) == (0.5, 0.5)
 
 
@@ -184,7 +191,7 @@ def test_rankings_are_read_from_the_labelling_page_as_they_are(tmp_path):
         ranks = [text != better.get(shown.prompt, text) for text in shown.responses]
         store.save(Submission(shown.item, "Ann", ranks))
     store.close()
-    found = human_win_rate(tmp_path / "ranked.sqlite", pair=["A", "B"])
+    found = human_win_rate([tmp_path / "ranked.sqlite"], pair=["A", "B"])
     assert (found.win_rate, found.prompts) == (0.5, 3)
     assert found.ties == pytest.approx(1 / 3)
 
@@ -192,22 +199,67 @@ def test_rankings_are_read_from_the_labelling_page_as_they_are(tmp_path):
 def test_rankings_that_do_not_say_whose_they_are(tmp_path):
     file = tmp_path / "bare.jsonl"
     file.write_text('{"prompt": "p", "responses": ["a", "b"], "ranks": [1, 2]}')
-    with pytest.raises(UserError, match="does not say whose the responses are"):
-        human_win_rate(file)
+    with pytest.raises(UserError, match="bare.jsonl, row 1: its samples do not say whose"):
+        human_win_rate([file])
     file.write_text('{"prompt": "p", "responses": ["a", "b"]}')
-    with pytest.raises(UserError, match="bare.jsonl holds no ranking yet"):
-        human_win_rate(file)
+    with pytest.raises(UserError, match="bare.jsonl: no ranking yet"):
+        human_win_rate([file])
     with pytest.raises(UserError, match="gone.sqlite: there is no such file"):
-        human_win_rate(tmp_path / "gone.sqlite")
+        human_win_rate([tmp_path / "gone.sqlite"])
     three = ranked(tmp_path / "three.jsonl", [("p", "ABC", [1, 2, 3])])
     with pytest.raises(UserError, match=r"3 policies \(runs/A, runs/B, runs/C\)"):
-        human_win_rate(three)
-    assert human_win_rate(three, pair=["C", "B"]).win_rate == 1
-    with pytest.raises(UserError, match="no responses of D, only of runs/A"):
-        human_win_rate(three, pair=["A", "D"])
+        human_win_rate([three])
+    assert human_win_rate([three], pair=["C", "B"]).win_rate == 1
+    with pytest.raises(UserError, match="three.jsonl: no responses of D, only of runs/A"):
+        human_win_rate([three], pair=["A", "D"])
     apart = ranked(tmp_path / "apart.jsonl", [("p", "AA", [1, 2]), ("q", "BB", [1, 2])])
     with pytest.raises(UserError, match="no prompt was answered by both"):
-        human_win_rate(apart)
+        human_win_rate([apart])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"samples": [{"model": "a"}, {"model": "b"}]}, "do not say whose"),
+        ({"samples": "ab"}, "do not say whose"),
+        ({"ranks": [1, 2, 3]}, "3 ranks, but 2 samples"),
+        ({"ranks": ["1", "2"]}, "no list of numbers"),
+    ],
+)
+def test_rankings_of_another_kind_are_told_by_their_row(tmp_path, change, message):
+    file = ranked(tmp_path / "ranked.jsonl", [("p", "AB", [2, 1]), ("q", "AB", [2, 1])])
+    first, second = map(json.loads, file.read_text().splitlines())
+    file.write_text(f"{json.dumps(first)}\n{json.dumps(second | change)}\n")
+    with pytest.raises(UserError, match=f"ranked.jsonl, row 2: .*{message}"):
+        human_win_rate([file])
+
+
+def test_an_empty_answer_loses_and_two_alike_tie(runs, tmp_path, monkeypatch):
+    """Nobody is shown such a pair, and it counts all the same."""
+    said = {"sft": ["", "a", "b ", ""], "ppo": ["x", " ", "b", ""]}  # ppo wins, loses, and two ties
+
+    def answer(source, prompts, seed):
+        return [[(text, True)] for text in said[source.policy.run.stage]]
+
+    monkeypatch.setattr(Source, "answer", answer)
+    pairs = tmp_path / "pairs.jsonl"
+    sample(runs, pairs, CONF, Wanted(per_prompt=2, prompts=4, as_drawn=True))
+    assert pairs.read_text() == ""
+    found = human_win_rate([tmp_path / "pairs.left_out.jsonl"])
+    assert (found.win_rate, found.ties, found.prompts) == (0.5, 0.5, 4)
+    said["sft"][1] = "  "
+    sample(runs, tmp_path / "more.jsonl", CONF, Wanted(per_prompt=2, prompts=4, as_drawn=True))
+    assert human_win_rate([tmp_path / "more.left_out.jsonl"]).win_rate == 0.625
+    people = ranked(tmp_path / "people.jsonl", [])
+    people.write_text(json.dumps(asked_of_people(runs)))
+    both = human_win_rate([people, tmp_path / "more.left_out.jsonl"])
+    assert (both.win_rate, both.prompts) == (0.7, 5)  # 3.5 of 5
+
+
+def asked_of_people(runs):
+    """One row, in which the second run is preferred."""
+    samples = [{"artifact_id": run.manifest.id, "policy": "x"} for run in map(find_policy, runs)]
+    return {"prompt": "new", "responses": ["u", "v"], "ranks": [2, 1], "samples": samples}
 
 
 def test_pairs_for_people_come_back_as_a_win_rate(runs, tmp_path, capsys, monkeypatch):
@@ -216,7 +268,10 @@ def test_pairs_for_people_come_back_as_a_win_rate(runs, tmp_path, capsys, monkey
     named = [str(run) for run in runs]
     script.main([*named, "--by-hand", str(pairs), "--prompts", "12"])
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    left_out = tmp_path / "pairs.left_out.jsonl"
+    settled = left_out.read_text().splitlines() if left_out.exists() else []
     assert rows
+    assert len(rows) + len(settled) == 12
     for row in rows:
         assert [Path(each["policy"]).parent.name for each in row["samples"]] == ["sft", "ppo"]
     (tmp_path / "ranked.jsonl").write_text(
@@ -228,6 +283,31 @@ def test_pairs_for_people_come_back_as_a_win_rate(runs, tmp_path, capsys, monkey
     said = json.loads(out.read_text())
     assert said["win_rate"] == pytest.approx(1 - 0.5 / len(rows))
     assert "is preferred to" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--ranked", "mine.jsonl"], ["a", "b"]])
+def test_what_others_have_written_is_not_replaced(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    mine = ranked(tmp_path / "mine.jsonl", [("p", "AB", [2, 1])])
+    store = LabelStore(tmp_path / "rankings.sqlite")
+    store.close()
+    (tmp_path / "evaluation.json").write_text('{"scores": [1, 2]}')  # of a run
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in ("mine.jsonl", "rankings.sqlite", "evaluation.json", "."):
+        with pytest.raises(UserError, match=rf"{name} is there, and no evaluation.*--out FILE"):
+            script.main([*arguments, "--out", name])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    script.main(["--ranked", str(mine)])
+    script.main(["--ranked", str(mine)])  # its own it may
+    assert json.loads((tmp_path / "ranked.json").read_text())["win_rate"] == 1
+    assert (tmp_path / "evaluation.json").read_text() == '{"scores": [1, 2]}'
+
+
+def test_a_disk_that_takes_no_evaluation_is_told(tmp_path):
+    (tmp_path / "taken").write_text("")
+    mine = ranked(tmp_path / "mine.jsonl", [("p", "AB", [2, 1])])
+    with pytest.raises(UserError, match=r"Cannot write .*: a file stands where.* --out FILE"):
+        script.main(["--ranked", str(mine), "--out", str(tmp_path / "taken" / "out.json")])
 
 
 def test_the_command_line_wants_two_runs(capsys):

@@ -44,7 +44,9 @@ MODULES = {
     "finished": {"artifacts", "data", "model_source", "models", "rewards", "rl", "rollout", "runs"},
     "prompts": {"checks", "config", "data", "data_source", "finished"},
     "sample_file": {"artifacts", "record"},
-    "sample": {"artifacts", "data", "finished", "prompts", "rollout", "runs", "sample_file"},
+    "sample": {"artifacts", "data", "finished", "labels", "prompts", "rollout", "runs"}
+    | {"sample_file"},
+    "evaluation_file": {"artifacts"},
     "judges": {
         "config",
         "data_source",

@@ -1,5 +1,6 @@
 """Sampling for people to rank: what a row holds, and going on after a stop."""
 
+import fcntl
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hydralign.errors import UserError
 from hydralign.finished import open_policies
 from hydralign.runs import find_policy
 from hydralign.sample import Wanted, deal, rows_of, sample
-from hydralign.sample_file import SampleFile
+from hydralign.sample_file import SampleFile, left_out_of
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -54,15 +55,23 @@ def test_a_row_says_of_each_response_where_it_comes_from(runs, tmp_path):
     assert ranked.responses == tuple(whole["responses"])
 
 
-def test_a_stopped_file_ends_as_one_that_was_not(runs, tmp_path, monkeypatch):
-    wanted = Wanted(per_prompt=3, prompts=20)
+def both_texts(path):
+    """What is to be ranked, and what leaves nothing to rank."""
+    files = [path, left_out_of(path)]
+    return [file.read_text() if file.exists() else "" for file in files]
+
+
+@pytest.mark.parametrize("as_drawn", [False, True])
+def test_a_stopped_file_ends_as_one_that_was_not(runs, tmp_path, monkeypatch, as_drawn):
+    wanted = Wanted(per_prompt=2 if as_drawn else 3, prompts=20, as_drawn=as_drawn)
     sample(runs, tmp_path / "whole.jsonl", CONF, wanted)
     add, done = SampleFile.add, []
 
     def stop(file, rows):
         if len(done) == 2:
-            with file.path.open("a") as half:
-                half.write('{"prompt": "half a li')
+            for path in (file.path, left_out_of(file.path)):
+                with path.open("a") as half:
+                    half.write('{"prompt": "half a li')
             raise KeyboardInterrupt
         done.append(add(file, rows))
 
@@ -71,11 +80,11 @@ def test_a_stopped_file_ends_as_one_that_was_not(runs, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         sample(runs, out, CONF, wanted)
     monkeypatch.setattr(SampleFile, "add", add)
-    assert out.read_text().endswith("half a li")
-    sample(runs, out, CONF, wanted)
-    assert out.read_text() == (tmp_path / "whole.jsonl").read_text()
-    sample(runs, out, CONF, wanted)
-    assert out.read_text() == (tmp_path / "whole.jsonl").read_text()
+    assert all(text.endswith("half a li") for text in both_texts(out))
+    for _ in range(2):
+        sample(runs, out, CONF, wanted)
+        assert both_texts(out) == both_texts(tmp_path / "whole.jsonl")
+    assert both_texts(out)[1] or not as_drawn
 
 
 def test_a_file_of_other_settings_is_left_alone(runs, tmp_path):
@@ -123,16 +132,56 @@ def test_a_prompt_without_two_responses_that_differ_is_left_out(runs, tmp_path):
     sample(runs[:1], out, CONF, cold)
     assert out.read_text() == ""
     assert json.loads(Path(f"{out}.json").read_text())["left_out"] == 5
+    left_out = lines(tmp_path / "cold.left_out.jsonl")
+    assert len(left_out) == 5
+    assert all(len(row["responses"]) == len(row["ranks"]) < 2 for row in left_out)
+
+
+def test_two_processes_do_not_write_one_file(runs, tmp_path):
+    out = tmp_path / "samples.jsonl"
+    sample(runs, out, CONF, Wanted(prompts=3))
+    before = out.read_text()
+    with out.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match=r"Another process is writing .*samples.jsonl"):
+            sample(runs, out, CONF, Wanted(prompts=3))
+    assert out.read_text() == before
+    sample(runs, out, CONF, Wanted(prompts=3))
+
+
+def test_more_responses_than_the_page_shows_are_told_before_they_are_sampled(
+    runs, tmp_path, caplog
+):
+    sample(runs, tmp_path / "out.jsonl", CONF, Wanted(prompts=1, per_prompt=9))
+    assert "at most" not in caplog.text
+    sample(runs, tmp_path / "more.jsonl", CONF, Wanted(prompts=1, per_prompt=10))
+    assert "--per-prompt 10: scripts/label.py shows at most 9" in caplog.text
+
+
+def test_a_name_that_nobody_reads_rows_by_is_told(runs, tmp_path):
+    with pytest.raises(UserError, match=r"out.txt: the name must end in .jsonl"):
+        sample(runs, tmp_path / "out.txt", CONF, Wanted(prompts=1))
+
+
+def test_a_disk_that_takes_no_samples_is_told(runs, tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UserError, match=r"Cannot write .*: a file stands where.* --out FILE"):
+        sample(runs, tmp_path / "taken" / "out.jsonl", CONF, Wanted(prompts=1))
 
 
 def test_responses_that_are_there_already_are_drawn_again(runs):
     policy = open_policies([find_policy(runs[0])])[0]
     (source,) = deal([policy], [policy.encoder()], [1.0], 2)
     (prompt,) = [type("P", (), {"prompt": "xy", "answer": None})]
-    once = [len(rows_of([source], [prompt], n, seed=0, tries=1)[0]["responses"]) for n in range(30)]
-    more = [len(rows_of([source], [prompt], n, seed=0, tries=9)[0]["responses"]) for n in range(30)]
-    assert min(once) == 1
-    assert sum(more) > sum(once)
+
+    def responses(**how):
+        return [rows_of([source], [prompt], n, seed=0, **how)[0]["responses"] for n in range(30)]
+
+    drawn, different = responses(as_drawn=True), responses(as_drawn=False)
+    assert {len(each) for each in drawn} == {2}
+    assert any(not text.strip() for pair in drawn for text in pair)
+    told = [{text.strip() for text in each} - {""} for each in drawn]
+    assert sum(map(len, different)) > sum(map(len, told))
 
 
 @pytest.mark.parametrize(

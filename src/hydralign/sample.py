@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,21 @@ from tqdm import tqdm
 
 from hydralign.artifacts import digest
 from hydralign.data.encoder import Encoder
-from hydralign.data.records import Prompt, PromptText
+from hydralign.data.records import Prompt
 from hydralign.errors import UserError
 from hydralign.finished import Policy, open_policies
-from hydralign.prompts import batch_of, check_same_text, choose_data, draw_prompts
+from hydralign.labels.samples import MOST_RESPONSES, prompt_json
+from hydralign.prompts import batch_of, check_number, check_same_text, choose_data, draw_prompts
 from hydralign.rollout.sampling import Sampling, sample_responses
 from hydralign.runs import find_policy
-from hydralign.sample_file import SampleFile
+from hydralign.sample_file import OTHER_FILE, SUFFIX, SampleFile
 
 log = logging.getLogger(__name__)
 
 PROMPTS_AT_A_TIME = 32
 """A stop loses what was sampled of so many."""
+TRIES = 4
+"""How often a response is drawn until it is neither empty nor there already."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,18 @@ class Wanted:
     data: Sequence[str] = ()
     """Overrides that choose other prompts than those of the first run."""
     seed: int = 0
-    tries: int = 4
-    """How often a response is drawn until it is none that is there already."""
+    as_drawn: bool = False
+    """Keep a response that is empty or there already, for a fair count of pairs; else it is drawn
+    again."""
     own_templates: bool = False
     """Let each policy read the prompts in its own template."""
 
     def __post_init__(self) -> None:
         if not all(temperature > 0 for temperature in self.temperatures):
             raise UserError("--temperatures: each must be above 0.")
-        if self.prompts is not None and self.prompts < 1:
-            raise UserError(f"--prompts {self.prompts}: at least 1.")
+        check_number(self.prompts)
+        if self.as_drawn and self.per_prompt != 2:
+            raise ValueError(f"as_drawn makes pairs, not {self.per_prompt} responses")
 
 
 @dataclass(frozen=True)
@@ -117,44 +122,47 @@ def deal(
 
 
 def rows_of(
-    sources: Sequence[Source], prompts: Sequence[Prompt], batch: int, *, seed: int, tries: int
+    sources: Sequence[Source], prompts: Sequence[Prompt], batch: int, *, seed: int, as_drawn: bool
 ) -> list[dict[str, Any]]:
-    """Let all sources answer some prompts; no two responses to one prompt are the same.
+    """Let all sources answer some prompts.
 
     Args:
         sources: that answer.
         prompts: to answer.
         batch: number of the batch: its draws depend on nothing before it.
         seed: of all batches.
-        tries: how often a response is drawn until it is none that is there already, or empty.
+        as_drawn: keep every response; else no two to one prompt are the same, and none is empty.
 
     Returns:
         a row for each prompt: `prompt`, `responses`, and `samples`, which tells of each response
         where it comes from.
     """
-    rows = [{"prompt": plain(p.prompt), "responses": [], "samples": []} for p in prompts]
+    rows = [{"prompt": prompt_json(p.prompt), "responses": [], "samples": []} for p in prompts]
     for place, source in enumerate(sources):
         wanted = [len(row["responses"]) + source.sampling.group_size for row in rows]
-        for attempt in range(tries):
+        for attempt in range(1 if as_drawn else TRIES):
             short = [i for i, row in enumerate(rows) if len(row["responses"]) < wanted[i]]
             if not short:
                 break
             draws = _seed(seed, batch, place, attempt)
             groups = source.answer([prompts[i] for i in short], draws)
             for i, group in zip(short, groups, strict=True):
-                _fill(rows[i], group, wanted[i], _origin(source, seed))
+                new = group if as_drawn else _that_differ(group, rows[i]["responses"])
+                for text, finished in new[: wanted[i] - len(rows[i]["responses"])]:
+                    rows[i]["responses"].append(text)
+                    rows[i]["samples"].append({**_origin(source, seed), "finished": finished})
     return rows
 
 
-def _fill(
-    row: dict[str, Any], group: Sequence[tuple[str, bool]], wanted: int, origin: dict[str, Any]
-) -> None:
-    """Add responses to a row that differ from those in it to the eye."""
+def _that_differ(group: list[tuple[str, bool]], there: Sequence[str]) -> list[tuple[str, bool]]:
+    """Return the responses that differ to the eye: from those there, each other, and from none."""
+    seen = {"", *(text.strip() for text in there)}
+    new = []
     for text, finished in group:
-        seen = {"", *(response.strip() for response in row["responses"])}
-        if len(row["responses"]) < wanted and text.strip() not in seen:
-            row["responses"].append(text)
-            row["samples"].append({**origin, "finished": finished})
+        if text.strip() not in seen:
+            seen.add(text.strip())
+            new.append((text, finished))
+    return new
 
 
 def _origin(source: Source, seed: int) -> dict[str, Any]:
@@ -165,11 +173,6 @@ def _origin(source: Source, seed: int) -> dict[str, Any]:
         "temperature": source.sampling.temperature,
         "seed": seed,
     }
-
-
-def plain(prompt: PromptText) -> Any:
-    """Return a prompt as JSON has it: a text, or a list of messages."""
-    return prompt if isinstance(prompt, str) else [asdict(message) for message in prompt]
 
 
 def _seed(*parts: int) -> int:
@@ -189,6 +192,14 @@ def sample(folders: Sequence[Path], out: Path, conf: Path, wanted: Wanted) -> No
     Raises:
         UserError: if a run or a prompt cannot be used, or the file is another's.
     """
+    if out.suffix != SUFFIX:
+        raise UserError(
+            f"{out}: the name must end in {SUFFIX}, as rows are read by it: {OTHER_FILE}."
+        )
+    if wanted.per_prompt > MOST_RESPONSES:
+        log.warning(
+            "--per-prompt %d: scripts/label.py shows at most %d.", wanted.per_prompt, MOST_RESPONSES
+        )
     policies = open_policies([find_policy(folder) for folder in folders])
     data = choose_data(policies[0].config, wanted.data, conf)
     encoders = [policy.encoder(data) for policy in policies]
@@ -196,14 +207,23 @@ def sample(folders: Sequence[Path], out: Path, conf: Path, wanted: Wanted) -> No
     prompts = draw_prompts(data, wanted.split, wanted.prompts, encoders, distinct=True)
     if not wanted.own_templates:
         check_same_text(policies, encoders, prompts)
-    file = SampleFile(out, _settings(sources, prompts, wanted, data))
-    write_samples(sources, prompts, file, seed=wanted.seed, tries=wanted.tries)
+    with SampleFile(out, _settings(sources, prompts, wanted, data)) as file:
+        write_samples(sources, prompts, file, wanted)
+        _report(file, wanted.per_prompt)
+
+
+def _report(file: SampleFile, per_prompt: int) -> None:
+    """Say what a file holds."""
     found = file.responses()
-    log.info("%d prompts with their responses are in %s.", len(found), out)
-    if fewer := sum(count < wanted.per_prompt for count in found):
-        log.info("%d of them have fewer than %d that differ.", fewer, wanted.per_prompt)
+    log.info("%d prompts with their responses are in %s.", len(found), file.path)
+    if fewer := sum(count < per_prompt for count in found):
+        log.info("%d of them have fewer than %d that differ.", fewer, per_prompt)
     if file.left_out:
-        log.info("%d more were left out: no two of their responses differ.", file.left_out)
+        log.info(
+            "%d more leave nothing to rank, for responses are the same or empty: they are in %s.",
+            file.left_out,
+            file.left_out_path,
+        )
 
 
 def _settings(
@@ -218,20 +238,18 @@ def _settings(
         "sources": {str(place): origin for place, origin in enumerate(origins)},
         "data": data.name,
         "split": wanted.split,
-        "prompts": {"number": len(prompts), "digest": digest([plain(p.prompt) for p in prompts])},
+        "prompts": {
+            "number": len(prompts),
+            "digest": digest([prompt_json(p.prompt) for p in prompts]),
+        },
         "template": [source.encoder.template for source in sources],
-        "tries": wanted.tries,
+        "as_drawn": wanted.as_drawn,
         "max_response_tokens": sources[0].sampling.max_response_tokens,
     }
 
 
 def write_samples(
-    sources: Sequence[Source],
-    prompts: Sequence[Prompt],
-    file: SampleFile,
-    *,
-    seed: int,
-    tries: int,
+    sources: Sequence[Source], prompts: Sequence[Prompt], file: SampleFile, wanted: Wanted
 ) -> None:
     """Sample what the file lacks.
 
@@ -239,12 +257,15 @@ def write_samples(
         sources: that answer.
         prompts: all of the file.
         file: to write to.
-        seed: of the draws.
-        tries: for each response, to be none that is there already.
+        wanted: what it shall hold.
     """
     n = PROMPTS_AT_A_TIME
     batches = [prompts[start : start + n] for start in range(0, len(prompts), n)]
     with tqdm(total=len(batches), initial=file.batches, desc="sampling", delay=2) as bar:
         for number in range(file.batches, len(batches)):
-            file.add(rows_of(sources, batches[number], number, seed=seed, tries=tries))
+            file.add(
+                rows_of(
+                    sources, batches[number], number, seed=wanted.seed, as_drawn=wanted.as_drawn
+                )
+            )
             bar.update()
