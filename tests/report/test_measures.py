@@ -19,6 +19,7 @@ from hydralign.report.measures import (
     shares,
     smooth,
 )
+from hydralign.report.pairs import span
 
 
 def made(margin, right, prompts=None):
@@ -57,12 +58,13 @@ def test_gaps_are_cut_into_parts_of_equal_size():
         (2, 3.5, 0.0),
         (2, 5.5, 1.0),
     ]
-    assert (found[0].start, found[-1].end) == (1.0, 6.0)
+    assert [(s.least, s.most) for s in found] == [(1.0, 2.0), (3.0, 4.0), (5.0, 6.0)]
+    assert [span(part) for part in found] == ["1 to 2", "3 to 4", "5 to 6"]
 
 
 def test_pairs_without_ratings_are_left_out():
     found = by_gap(made([1.0] * 3, [1, 0, 1]), [None, 2.0, None])
-    assert [(s.start, s.end, s.pairs, s.right.mean) for s in found] == [(2.0, 2.0, 1, 0.0)]
+    assert [(s.least, s.most, s.pairs, s.right.mean) for s in found] == [(2.0, 2.0, 1, 0.0)]
     assert by_gap(made([1.0], [1]), [None]) == []
 
 
@@ -73,10 +75,20 @@ def test_what_lies_on_an_edge_belongs_above_it_but_for_the_last():
     assert [(s.start, s.pairs, s.right.mean) for s in found] == [(1.0, 1, 0.0), (2.0, 3, 2 / 3)]
 
 
-def test_few_different_gaps_make_few_parts():
-    found = by_gap(made([1.0] * 5, [1, 1, 0, 0, 0]), [1.0, 1.0, 1.0, 2.0, 2.0])
-    assert sum(share.pairs for share in found) == 5
-    assert len(found) <= 2
+def test_each_gap_is_a_part_of_its_own_where_there_are_few():
+    gaps = [1.0] * 5 + [2.0] * 3 + [3.0, 4.1 - 1.1]  # the last one is 2.9999999999999996
+    found = by_gap(made([1.0] * 10, [1, 1, 0, 0, 0, 1, 1, 1, 1, 0]), gaps)
+    assert [(span(s), s.pairs, s.right.mean) for s in found] == [
+        ("1", 5, 0.4),
+        ("2", 3, 1.0),
+        ("3", 2, 0.5),
+    ]
+
+
+def test_a_gap_that_most_pairs_share_is_not_mixed_with_its_neighbour():
+    found = by_gap(made([1.0] * 12, [1] * 12), [1.0, 2, 3, 4, 5, 6, 7, 7, 7, 7, 7, 7], most=3)
+    # Parts begin at the places 11 / 3 and 22 / 3 of the sorted gaps: at 4.67 and at 7.
+    assert [(span(s), s.pairs) for s in found] == [("1 to 4", 4), ("5 to 6", 2), ("7", 6)]
 
 
 def test_intervals_draw_whole_groups():

@@ -21,10 +21,12 @@ class Share(NamedTuple):
     """The share of pairs ranked as people did among those that are alike in something."""
 
     start: float
-    """Where these pairs begin, by what they are alike in."""
+    """Where the part begins, by what these pairs are alike in."""
     end: float
+    least: float
+    """Of what they are alike in: the smallest, the mean and the largest that occurs."""
     centre: float
-    """The mean of what they are alike in."""
+    most: float
     right: Interval
     pairs: int
 
@@ -91,7 +93,9 @@ def calibration_error(bins: Sequence[Share]) -> float:
 
 
 def by_gap(pairs: Margins, gaps: Sequence[float | None], most: int = 6) -> list[Share]:
-    """Return the accuracy by how far apart people rated the two, in parts of about equal size.
+    """Return the accuracy by how far apart people rated the two.
+
+    Each gap is a part of its own where there are few; else parts are of about equal size.
 
     Args:
         pairs: what a model makes of them.
@@ -101,11 +105,12 @@ def by_gap(pairs: Margins, gaps: Sequence[float | None], most: int = 6) -> list[
     known = np.array([gap is not None for gap in gaps], dtype=bool)
     if not known.any():
         return []
-    gap = np.array([gap for gap in gaps if gap is not None])
-    edges = np.unique(np.quantile(gap, np.linspace(0, 1, most + 1)))
-    if len(edges) == 1:
-        edges = np.array([edges[0], edges[0]])
-    return shares(Margins(*(column[known] for column in pairs)), gap, edges)
+    # Differences of ratings like 4.1 and 3.8 that are the same differ in their last bits.
+    gap = np.array([gap for gap in gaps if gap is not None]).round(9)
+    starts = np.unique(gap)
+    if len(starts) > most:
+        starts = np.unique(np.quantile(gap, np.linspace(0, 1, most + 1)[:-1]))
+    return shares(Margins(*(column[known] for column in pairs)), gap, np.append(starts, np.inf))
 
 
 def shares(pairs: Margins, by: np.ndarray, edges: np.ndarray) -> list[Share]:
@@ -122,7 +127,9 @@ def shares(pairs: Margins, by: np.ndarray, edges: np.ndarray) -> list[Share]:
         chosen = places == place
         right = bootstrap(pairs.right[chosen], pairs.prompts[chosen])
         start, end = float(edges[place]), float(edges[place + 1])
-        found.append(Share(start, end, float(by[chosen].mean()), right, int(chosen.sum())))
+        alike = by[chosen]
+        inside = float(alike.min()), float(alike.mean()), float(alike.max())
+        found.append(Share(start, end, *inside, right, int(chosen.sum())))
     return found
 
 

@@ -132,7 +132,7 @@ def _gaps(parts: Sequence[Share]) -> Picture:
     def draw(axes: Sequence["Axes"]) -> None:
         (axis,) = axes
         _intervals(axis, range(len(parts)), parts, "95 % interval")
-        names = [f"{part.start:.3g} to {part.end:.3g}\n{part.pairs} pairs" for part in parts]
+        names = [f"{span(part)}\n{part.pairs} pairs" for part in parts]
         axis.set_xticks(range(len(parts)), names, fontsize=7)
         axis.axhline(0.5, color=QUIET, linewidth=1, linestyle="--", label="guessing")
         axis.set(title="Accuracy by rating gap", ylabel="share ranked as people did")
@@ -141,6 +141,11 @@ def _gaps(parts: Sequence[Share]) -> Picture:
 
     caption = "Rating gap: pairs that people found far apart are easier."
     return picture("rating_gap", caption, 1, draw, size=WIDE)
+
+
+def span(part: Share) -> str:
+    """Say which values a part holds: one, or from the smallest to the largest."""
+    return " to ".join(dict.fromkeys(f"{value:.3g}" for value in (part.least, part.most)))
 
 
 def _intervals(axis: "Axes", places: Sequence[float], parts: Sequence[Share], label: str) -> None:
