@@ -48,6 +48,12 @@ def test_text_is_shown_as_it_is(made):
     assert EVIL in found.text
 
 
+def test_answers_stand_beside_the_prompt_that_they_were_given_to():
+    first = [Answer("a", "a0", ""), Answer("b", "b0", ""), Answer("a", "a1", "+0.50")]
+    found = Elements(watched({0: first, 8: [Answer("a", "a8", ""), *first[2:]]}, "rollout"))
+    assert found.text == "promptrollout 0rollout 8" + "aa0a8" + "aa1score +0.50a1score +0.50"
+
+
 def test_attributes_hold_what_they_are_given():
     assert Elements(page.tag("p", title=EVIL)).attributes == [("title", EVIL)]
 

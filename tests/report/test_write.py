@@ -7,14 +7,16 @@ import sys
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from hydralign.errors import UserError
 from hydralign.outcomes import write_outcomes
 from hydralign.report import apart
 from hydralign.report.apart import draw_apart
-from hydralign.report.read import read_run
+from hydralign.report.read import Answer, read_run
 from hydralign.report.write import write_report
 from hydralign.run import run
+from hydralign.summary import markdown_cell
 from scripts import report as script
 from tests.report.conftest import ROOT, STAGES, composed
 
@@ -67,6 +69,18 @@ def test_a_chain_links_to_the_reports_of_its_stages(drawn):
     assert "best of &lt;4&gt;" in content
     assert "0.64" in content
     assert set(pictures(drawn)) == {"score_against_root_kl"}
+
+
+def test_watched_answers_are_read_as_they_were_written(bare):
+    answers = [
+        Answer("a | b", "one\rtwo\x85three\u2028four", "+1.00"),
+        Answer("c\nd\u2029", "\x0b\x0c\x1c", ""),
+        Answer("", "", "-0.25"),
+    ]
+    rows = [f"| {' | '.join(map(markdown_cell, answer))} |" for answer in answers]
+    with SummaryWriter(str(bare)) as writer:
+        writer.add_text("rollout/samples", "\n".join(["| a | b | c |", "| - | - | - |", *rows]), 4)
+    assert read_run(bare).answers == {4: answers}
 
 
 @pytest.mark.slow

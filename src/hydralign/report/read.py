@@ -147,7 +147,7 @@ def _logged(folder: Path, missing: list[str]) -> tuple[dict[str, Curve], dict[in
 def _rows(table: str) -> list[Answer]:
     """Read back the Markdown table that the callback of sampled answers writes."""
     rows = []
-    for line in table.splitlines()[2:]:
+    for line in table.split("\n")[2:]:  # a response may hold what else ends a line
         cells = [_plain(cell) for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         if len(cells) == 3:
             rows.append(Answer(cells[0], cells[1], cells[2].strip()))

@@ -1,5 +1,6 @@
 """Responses as text: before and after side by side, the KL of each token as its colour."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from hydralign.outcomes import PolicyOutcomes
@@ -60,7 +61,7 @@ def watched(answers: Mapping[int, Sequence[Answer]], step_name: str) -> Markup:
     """Show the answers to the watched prompts at the first and at the last step.
 
     Args:
-        answers: to the same prompts, by step.
+        answers: to the same prompts, by step; what is missing at one of the two is left out.
         step_name: what a step is called.
     """
     if not answers:
@@ -71,10 +72,15 @@ def watched(answers: Mapping[int, Sequence[Answer]], step_name: str) -> Markup:
 
 
 def _watched_rows(first: Sequence[Answer], last: Sequence[Answer]) -> Iterator[tuple[object, ...]]:
-    for before, after in zip(first, last, strict=False):
+    later = defaultdict(list)
+    for after in last:
+        later[after.prompt].append(after)
+    for before in first:
+        if not later[before.prompt]:
+            continue
         cells = (
             Markup(tag("span", x.response) + (_score(float(x.score)) if x.score else ""))
-            for x in (before, after)
+            for x in (before, later[before.prompt].pop(0))
         )
         yield _prompt(before.prompt), *cells
 
