@@ -1,9 +1,11 @@
 """From a run folder to its report, for every stage, and for folders that lack something."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -126,6 +128,12 @@ def test_a_run_that_left_nothing_but_its_record_has_a_report(bare):
     assert "metrics.json is missing" in content
 
 
+def test_an_interval_may_end_at_zero(bare):
+    found = {"ppo/win_rate": 0.01, "ppo/win_rate_low": 0.0, "ppo/win_rate_high": 0.02}
+    (bare / "metrics.json").write_text(json.dumps(found))
+    assert "95 %: 0.000 to 0.020" in write_report(bare).read_text()
+
+
 def test_pairs_with_ratings_are_shown_by_rating_gap(bare, pairs):
     write_outcomes(bare, pairs)
     content = write_report(bare).read_text()
@@ -142,6 +150,22 @@ def test_a_folder_without_a_run_is_told(tmp_path, record):
         (tmp_path / "run.json").write_text(record)
     with pytest.raises(UserError, match=r"holds no run: run\.json.* Name the folder of a run"):
         write_report(tmp_path)
+
+
+def test_the_folder_of_a_run_at_work_is_left_alone(bare):
+    record = json.loads((bare / "run.json").read_text())
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        at_work = record | {"process": other.pid, "unfinished": True}
+        (bare / "run.json").write_text(json.dumps(at_work))
+        os.utime(bare / "run.json", (time.time() + 1,) * 2)  # its start is known to 0.01 s only
+        with pytest.raises(UserError, match="bare holds a run that is still at work"):
+            write_report(bare)
+    finally:
+        other.kill()
+        other.wait()
+    assert [path.name for path in bare.iterdir()] == ["run.json"]
+    assert "not finished" in write_report(bare).read_text()  # stopped: nobody writes there
 
 
 def test_the_script_says_so_without_a_traceback(tmp_path):
@@ -185,6 +209,7 @@ def test_a_report_that_cannot_be_drawn_is_a_warning(bare, caplog, monkeypatch):
     (bare / "report.html").mkdir()
     draw_apart(bare)
     assert "The report could not be drawn: " in caplog.text
+    assert list(bare.glob("*.partial")) == []
     assert f"python scripts/report.py {bare}" in caplog.text
     caplog.clear()
     monkeypatch.setattr(apart, "SECONDS", 0.01)

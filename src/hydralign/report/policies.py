@@ -8,7 +8,7 @@ import numpy as np
 from hydralign.outcomes import PolicyOutcomes
 from hydralign.report.canvas import AFTER, BAD, BEFORE, Picture, picture
 from hydralign.report.measures import bootstrap, root_kl, smooth
-from hydralign.report.read import RunFolder
+from hydralign.report.read import Curve, RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +24,9 @@ def policy_pictures(run: RunFolder) -> Iterator[Picture]:
         run: as it was read.
     """
     found = run.outcomes if isinstance(run.outcomes, PolicyOutcomes) else None
-    if "kl/per_sequence" in run.curves and "reward/score" in run.curves:
-        yield _frontier(run, found)
+    kl, scores = kl_and_scores(run)
+    if kl:
+        yield _frontier(kl, scores, found)
     if found is not None and found.kl:
         yield _held_out(found)
 
@@ -48,17 +49,35 @@ def policy_figures(found: PolicyOutcomes) -> Iterator[tuple[str, ...]]:
     yield "KL, nats per response", "0", f"{kl.mean:.2f} ({kl.low:.2f} to {kl.high:.2f})"
 
 
-def _frontier(run: RunFolder, found: PolicyOutcomes | None) -> Picture:
-    kl, score = run.curves["kl/per_sequence"], run.curves["reward/score"]
-    scores = dict(zip(*score, strict=True))
-    both = [(kl_here, scores[step]) for step, kl_here in zip(*kl, strict=True) if step in scores]
-    places = root_kl([each for each, _ in both])
-    values = [each for _, each in both]
+def kl_and_scores(run: RunFolder) -> tuple[list[float], list[float]]:
+    """Return the KL in nats per response and the mean score of rollouts that logged both.
 
+    Args:
+        run: as it was read.
+    """
+    nothing = Curve([], [])
+    kl, scores = (
+        dict(zip(*run.curves.get(name, nothing), strict=True))
+        for name in ("kl/per_sequence", "reward/score")
+    )
+    both = [step for step in kl if step in scores]
+    return [kl[step] for step in both], [scores[step] for step in both]
+
+
+def name_frontier_axes(axis: "Axes") -> None:
+    """Say what scores against root KL are."""
+    axis.set(title="Score against root KL", ylabel="mean score")
+    axis.set_xlabel("root of the KL to the SFT policy (root of nats per response)")
+
+
+def _frontier(
+    kl: Sequence[float], scores: Sequence[float], found: PolicyOutcomes | None
+) -> Picture:
     def draw(axes: Sequence["Axes"]) -> None:
         (axis,) = axes
-        axis.scatter(places, values, s=8, color=AFTER, alpha=0.35, linewidths=0, label="rollouts")
-        axis.plot(root_kl(smooth([each for each, _ in both])), smooth(values), color=AFTER)
+        places = root_kl(kl)
+        axis.scatter(places, scores, s=8, color=AFTER, alpha=0.35, linewidths=0, label="rollouts")
+        axis.plot(root_kl(smooth(kl)), smooth(scores), color=AFTER)
         if found is not None and found.kl:
             for judged, nats, color, label in (
                 (found.before, 0.0, BEFORE, "before, held out"),
@@ -69,8 +88,7 @@ def _frontier(run: RunFolder, found: PolicyOutcomes | None) -> Picture:
                 axis.errorbar(
                     root_kl(nats), mean.mean, spread, fmt="s", color=color, capsize=3, label=label
                 )
-        axis.set(title="Score against root KL", ylabel="mean score")
-        axis.set_xlabel("root of the KL to the SFT policy (root of nats per response)")
+        name_frontier_axes(axis)
         axis.legend(loc="lower right")
 
     caption = (

@@ -14,21 +14,22 @@ from hydralign.report.read import RunFolder
 from hydralign.report.resources import resource_pictures
 from hydralign.report.responses import compared, legend, watched
 
-CARDS = (
+FIGURES = (
     ("val_nll", "held-out loss, nats per token", "{:.3f}"),
     ("unigram_nll", "the same without context", "{:.3f}"),
     ("pair_accuracy", "held-out pairs ranked as people did", "{:.3f}"),
     ("win_rate", "win rate against the SFT policy", "{:.3f}"),
     ("score_after", "held-out score", "{:+.2f}"),
     ("gold_after", "gold score, never trained on", "{:+.3f}"),
-    ("kl_per_sequence", "KL, nats per response", "{:.1f}"),
+    ("kl_per_sequence", "KL, nats per response", "{:.2f}"),
     ("eos_rate", "stop by themselves", "{:.3f}"),
     ("response_length", "tokens per response", "{:.1f}"),
     ("distinct_responses", "distinct responses", "{:.3f}"),
     ("seconds", "seconds", "{:.0f}"),
-    ("peak_memory_gb", "GB at the peak", "{:.2f}"),
+    ("planned_memory_gb", "GB, planned", "{:.2f}"),
+    ("peak_memory_gb", "GB, measured", "{:.2f}"),
 )
-"""Final figures that stand at the top, without the stage's name: words and form of each."""
+"""Final figures that one looks at first, without the stage's name: words and form of each."""
 
 
 def stage_page(run: RunFolder) -> tuple[str, list[Picture]]:
@@ -70,13 +71,13 @@ def heading(run: RunFolder) -> Markup:
 def cards(run: RunFolder) -> Markup:
     """Show the figures that one looks at first."""
     found = []
-    for name, words, form in CARDS:
+    for name, words, form in FIGURES:
         value, low, high = (run.figure(name + end) for end in ("", "_low", "_high"))
         before = run.figure("score_before" if name == "score_after" else f"{name}_before")
         before = run.figure("gold_before") if name == "gold_after" else before
         if value is None:
             continue
-        more = f"95 %: {form.format(low)} to {form.format(high)}" if low and high else ""
+        more = f"95 %: {form.format(low)} to {form.format(high)}" if None not in (low, high) else ""
         more = f"before: {form.format(before)}" if before is not None else more
         shown = tag("strong", form.format(value))
         found.append(tag("div", shown, words, tag("span", more, css="score")))

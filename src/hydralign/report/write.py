@@ -6,6 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from hydralign.errors import UserError
+from hydralign.record import is_at_work
 from hydralign.report.apart import REPORT
 from hydralign.report.canvas import Picture
 from hydralign.report.chain import chain_page
@@ -25,17 +26,21 @@ def write_report(folder: Path, *, stages_anew: bool = True) -> Path:
         where the report lies.
 
     Raises:
-        UserError: if the folder holds no run.
+        UserError: if the folder holds no run, or one that another process is busy with.
     """
     run = read_run(folder)
+    if is_at_work(folder):
+        raise UserError(
+            f"{folder} holds a run that is still at work, which draws its report at its end. "
+            "Until then its curves are in TensorBoard."
+        )
     if not run.chain:
         return _write(folder, *stage_page(run))
     stages = _stages(run)
     for stage in tqdm(stages, "drawing", delay=2):
         if stages_anew or not (stage.path / REPORT).is_file():
             _write(stage.path, *stage_page(stage))
-    links = {stage.stage: f"{stage.path.name}/{REPORT}" for stage in stages}
-    return _write(folder, *chain_page(run, stages, links))
+    return _write(folder, *chain_page(run, stages))
 
 
 def _stages(run: RunFolder) -> list[RunFolder]:
@@ -52,6 +57,9 @@ def _write(folder: Path, content: str, pictures: list[Picture]) -> Path:
     show_pictures(folder, pictures)
     path = folder / REPORT
     aside = path.with_name(f"{REPORT}.{os.getpid()}.partial")
-    aside.write_text(content, encoding="utf-8")
-    aside.replace(path)
+    try:
+        aside.write_text(content, encoding="utf-8")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
     return path
