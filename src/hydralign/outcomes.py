@@ -4,12 +4,15 @@ It lies in the run folder as `evaluation.json`, so that a report can be drawn at
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hydralign.artifacts import write_json
+
+log = logging.getLogger(__name__)
 
 EVALUATION = "evaluation.json"
 
@@ -79,6 +82,19 @@ Outcomes = PairOutcomes | PolicyOutcomes
 def write_outcomes(folder: Path, outcomes: Outcomes) -> None:
     """Write what a stage found into its run folder."""
     write_json(folder / EVALUATION, asdict(outcomes), indent=None)
+
+
+def try_to_write_outcomes(folder: Path, find: Callable[[], Outcomes]) -> None:
+    """Write what a stage finds, or say why not: the run has its result without it.
+
+    Args:
+        folder: of the run.
+        find: what it found; may fail as well.
+    """
+    try:
+        write_outcomes(folder, find())
+    except Exception as error:  # of a stage and a tokenizer that may be the user's own
+        log.warning("%s could not be written (%r); the report will lack it.", EVALUATION, error)
 
 
 def read_outcomes(folder: Path) -> Outcomes:

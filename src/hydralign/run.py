@@ -45,7 +45,7 @@ from hydralign.inputs import (
 from hydralign.memory import forget_peak, let_go, peak_memory_gb
 from hydralign.models.roles import ScalarRole
 from hydralign.models.saving import save_role
-from hydralign.outcomes import EVALUATION, write_outcomes
+from hydralign.outcomes import EVALUATION, try_to_write_outcomes
 from hydralign.ranks import Ranks
 from hydralign.record import (
     check_may_begin,
@@ -267,16 +267,16 @@ def _save(
         metrics=figures,
     )
     write_json(run_dir / "metrics.json", figures)
-    if outcomes := getattr(stage, "outcomes", None):
-        write_outcomes(run_dir, outcomes)
     if samples := getattr(stage, "samples", None):
         (run_dir / "samples.md").write_text(samples_markdown(samples))
         log.info("\nBefore and after, on held-out prompts:\n%s", samples_table(samples[:SHOWN]))
     build.log_hyperparameters(cfg, pieces.trainer, {stage.headline: figures[stage.headline]})
-    # Last: where it lies, the stage is taken as finished.
+    # Where it lies, the stage is taken as finished: only what the report may lack comes after it.
     write_artifact(
         run_dir / "artifact", manifest, lambda folder: save_role(product, pieces.codec, folder)
     )
+    if hasattr(stage, "outcomes"):
+        try_to_write_outcomes(run_dir, stage.outcomes)
 
 
 def _report(cfg: DictConfig, run_dir: Path, *, anew: bool = True) -> None:

@@ -5,7 +5,7 @@ import torch
 
 from hydralign.data.collate import collate_comparisons
 from hydralign.data.examples import ComparisonExample, Pair
-from hydralign.outcomes import EVALUATION, read_outcomes, write_outcomes
+from hydralign.outcomes import EVALUATION, read_outcomes, try_to_write_outcomes, write_outcomes
 from hydralign.stages.pairs import PairRows
 
 
@@ -42,6 +42,19 @@ def test_a_damaged_file_is_told(tmp_path, text):
     (tmp_path / EVALUATION).write_text(text)
     with pytest.raises(ValueError, match=r".+"):
         read_outcomes(tmp_path)
+
+
+def test_what_cannot_be_found_or_written_is_a_warning(tmp_path, pairs, caplog):
+    def failing():
+        raise ValueError("no such token")
+
+    try_to_write_outcomes(tmp_path, failing)
+    try_to_write_outcomes(tmp_path / "gone", lambda: pairs)
+    assert caplog.text.count("evaluation.json could not be written") == 2
+    assert "no such token" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+    try_to_write_outcomes(tmp_path, lambda: pairs)
+    assert read_outcomes(tmp_path) == pairs
 
 
 def test_pieces_of_text_are_those_of_the_tokens(make_codec_of_letters):

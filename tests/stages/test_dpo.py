@@ -67,6 +67,12 @@ def test_the_gradient_is_that_of_the_formula(make_stage, make_data, fit, kind, s
             assert_close(got, wanted, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", LOSSES)
+def test_only_a_logistic_loss_without_smoothing_says_how_sure_it_is(make_stage, kind):
+    stage = make_stage(DPO, loss=kind[0], label_smoothing=kind[1], beta=BETA)
+    assert stage.outcomes().log_odds == (1.0 if kind == ("sigmoid", 0.0) else None)
+
+
 def test_at_the_start_nothing_is_preferred(make_stage, make_data, fit):
     stage = make_stage(DPO)
     memory, _ = fit(stage, make_data(stage))

@@ -14,6 +14,7 @@ from hydralign.data.collate import ComparisonBatch
 from hydralign.data.loaders import Step
 from hydralign.models.assembly import RoleSpec
 from hydralign.models.roles import TextRole
+from hydralign.outcomes import PairOutcomes
 from hydralign.rl.masks import masked_sum
 from hydralign.rl.preference import dpo_loss
 from hydralign.rl.sequences import Sequences
@@ -166,8 +167,13 @@ class DPO(SupervisedStage):
         means = self._means.means()
         for name in ("margin", "chosen_reward", "rejected_reward"):
             self.figures[f"dpo/{name}"] = means[f"dpo/{name}"]
-        logistic = self.options.loss in ("sigmoid", "robust")
-        self.outcomes = self._rows.outcomes(1.0 if logistic else None)
+
+    def outcomes(self) -> PairOutcomes:
+        """Return what the test saw, row by row."""
+        options = self.options
+        # With smoothing the implicit reward fits a probability that is not that of the labels.
+        logistic = options.loss in ("sigmoid", "robust") and not options.label_smoothing
+        return self._rows.outcomes(1.0 if logistic else None)
 
 
 def totals(role: TextRole, sequences: Sequences) -> Tensor:

@@ -15,6 +15,7 @@ from hydralign.batch_plan import online_plan
 from hydralign.data.collate import PromptBatch
 from hydralign.data.module import RecordDataModule
 from hydralign.models.roles import ScalarRole, TextRole
+from hydralign.outcomes import PolicyOutcomes
 from hydralign.rl.experience import Experience
 from hydralign.rl.minibatches import iterate_minibatches, split_micro_batches
 from hydralign.rollout.collect import Rollout, collect_rollout
@@ -272,4 +273,8 @@ class OnlineStage(L.LightningModule):
         figures = self.comparison.figures(before, after, kl_per_sequence=per_sequence)
         self.figures |= {f"{name}/{figure}": value for figure, value in figures.items()}
         self.samples = side_by_side(before, after)[:SHOWN]
-        self.outcomes = policy_outcomes(before, after, kl, self.context.codec, COLOURED)
+        self._judged = before, after, kl
+
+    def outcomes(self) -> PolicyOutcomes:
+        """Return what the test saw, row by row."""
+        return policy_outcomes(*self._judged, self.context.codec, COLOURED)

@@ -11,6 +11,7 @@ from hydralign.data.loaders import Step
 from hydralign.errors import DIVERGED, BadNumbers
 from hydralign.models.assembly import RoleSpec
 from hydralign.models.roles import ScalarRole, TextRole
+from hydralign.outcomes import PairOutcomes
 from hydralign.rl.preference import centering_penalty, pairwise_loss
 from hydralign.rollout.sampling import sample_responses
 from hydralign.stages.averages import Averages
@@ -142,4 +143,7 @@ class Reward(SupervisedStage):
         found = self._held_out.figures(self.context.seed)
         self.figures |= {f"reward/{name}": value for name, value in found.items()}
         # The loss is logistic in raw scores.
-        self.outcomes = self._rows.outcomes(self.reward_model.head.std.item())
+
+    def outcomes(self) -> PairOutcomes:
+        """Return what the test saw, row by row."""
+        return self._rows.outcomes(self.reward_model.head.std.item())
