@@ -57,6 +57,24 @@ def write_record(run_dir: Path, cfg: DictConfig, inputs: Mapping[str, Path], **m
     write_json(run_dir / RECORD, {**said, **more})
 
 
+def close_record(
+    run_dir: Path, cfg: DictConfig, inputs: Mapping[str, Path], fingerprint: str
+) -> None:
+    """Note that a run is finished, and leave what is said of its making: not now, but then.
+
+    Args:
+        run_dir: of the run.
+        cfg: of the run.
+        inputs: artifacts that it starts from, by name.
+        fingerprint: of both. A record of another run is replaced.
+    """
+    before = read_record(run_dir)
+    if before.get("fingerprint") == fingerprint:
+        write_json(run_dir / RECORD, {**before, "unfinished": False})
+    else:
+        write_record(run_dir, cfg, inputs, fingerprint=fingerprint, unfinished=False)
+
+
 def check_may_begin(run_dir: Path, cfg: DictConfig) -> None:
     """Check what a run folder says before anything in it is changed.
 

@@ -51,7 +51,7 @@ from hydralign.record import (
     check_may_begin,
     check_same_data,
     check_the_same,
-    read_record,
+    close_record,
     recorded_inputs,
     write_record,
 )
@@ -62,9 +62,6 @@ log = logging.getLogger(__name__)
 
 EVIDENCE = "bad_numbers.json"
 """What a run stopped on."""
-
-FOUND = ("data", "batch_plan", "fitting", "seconds", "alarms")
-"""What only the run itself can add to its record."""
 
 SHOWN = 6
 """Samples that the console shows; the run folder keeps more."""
@@ -154,9 +151,7 @@ def run_stage(
     if done is not None:
         log.info("Already done with the same config; taken as it is.")
         if ranks.first:
-            record(
-                **{k: v for k, v in read_record(run_dir).items() if k in FOUND}, unfinished=False
-            )
+            close_record(run_dir, cfg, inputs, fingerprint)
             remove_checkpoint(run_dir)
             _report(cfg, run_dir, anew=False)
         return done.metrics[stage_class.headline]
