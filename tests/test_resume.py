@@ -305,6 +305,20 @@ def test_other_stages_go_on_too(uninterrupted, tmp_path, monkeypatch, stage):
     assert figures(tmp_path / "cut") == figures(tmp_path / "whole")
 
 
+def test_what_was_built_before_a_stop_is_no_training(rows, tiny_llama, tmp_path, monkeypatch):
+    alone = [x for x in kind_of("lora", tiny_llama, rows) if not x.startswith("stage")]
+    alone += ["stage=sft", "stage.steps=3", "stage.batch_size=4", "stage.warmup_steps=1"]
+    stopped(monkeypatch, (1,), tmp_path, *alone)
+    checkpoint = torch.load(tmp_path / CHECKPOINT)
+    assert 0 < checkpoint["built"] < checkpoint["seconds"]
+    torch.save({**checkpoint, "built": 1000.0, "seconds": 1500.0}, tmp_path / CHECKPOINT)
+    run(composed(*alone), tmp_path)
+    seconds = read_record(tmp_path)["seconds"]
+    assert 1000 < seconds["build"] < 1200
+    assert 500 < seconds["train"] < 700
+    assert figures(tmp_path).keys() >= {"sft/val_nll"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_told_to_stop_saves_first(
     uninterrupted, tmp_path, monkeypatch, number, capsys

@@ -196,7 +196,7 @@ def _train_and_measure(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Let the Trainer do its work; return the stage's figures, and the seconds of each phase."""
     trainer, stage, checkpoints = pieces.trainer, pieces.stage, pieces.checkpoints
-    built = checkpoints.elapsed
+    checkpoints.built = checkpoints.elapsed
     (run_dir / EVIDENCE).unlink(missing_ok=True)
     forget_peak()
     try:
@@ -220,6 +220,7 @@ def _train_and_measure(
         f"{name}/planned_memory_gb": pieces.plan.peak_gb,
         f"{name}/peak_memory_gb": peak_memory_gb(),
     }
+    built = checkpoints.built
     return figures, {"build": built, "train": trained - built, "test": seconds - trained}
 
 

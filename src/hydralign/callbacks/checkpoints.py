@@ -47,6 +47,8 @@ class Checkpoints(L.Callback):
         self.stopping = False
         self._restored: dict[str, Any] | None = None
         self.started, self._seconds_before = time.perf_counter(), 0.0
+        self.built = 0.0
+        """Of the elapsed seconds, those before training."""
 
     @property
     def elapsed(self) -> float:
@@ -95,7 +97,7 @@ class Checkpoints(L.Callback):
         checkpoint["context"] = stage.context.state_dict()
         checkpoint["layout"] = LAYOUT
         checkpoint["made_with"] = _made_with(trainer, stage)
-        checkpoint["seconds"] = self.elapsed
+        checkpoint["seconds"], checkpoint["built"] = self.elapsed, self.built
         checkpoint["stepped"] = trainer.fit_loop.epoch_loop._batches_that_stepped
 
     def on_load_checkpoint(
@@ -105,6 +107,7 @@ class Checkpoints(L.Callback):
         names = ("stage", "context", "random", "stepped")
         self._restored = {name: checkpoint[name] for name in names}
         self._seconds_before = checkpoint["seconds"]
+        self.built += checkpoint.get("built", 0.0)  # earlier versions did not keep it
 
     def _between_steps(self, trainer: L.Trainer) -> None:
         due = self.stopping or time.monotonic() - self._saved >= self.seconds
