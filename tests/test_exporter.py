@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -341,3 +342,11 @@ def test_responses_that_no_text_gives_are_compared_as_tokens(exported, tmp_path,
     found = export(run, tmp_path / "out", Wanted())
     assert found.drift.figures["responses"] == usual.drift.figures["responses"] > 1
     assert found.drift.size < 1e-4
+
+
+def test_a_chain_that_stopped_after_its_first_stage_is_not_exported(finish, tmp_path):
+    finish(tmp_path / "chain" / "sft", "sft")
+    write_json(tmp_path / "chain" / "run.json", {"unfinished": True, "process": os.getpid()})
+    with pytest.raises(UserError, match="stopped before its end"):
+        export(tmp_path / "chain", tmp_path / "out", Wanted())
+    assert not (tmp_path / "out").exists()
