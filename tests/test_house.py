@@ -33,6 +33,7 @@ MODULES = {
     "memory": {"allocator"},
     "micro_batches": {"memory"},
     "summary": set(),
+    "terminal_text": set(),
     "ranks": set(),
     "artifacts": set(),
     "batch_plan": set(),
@@ -110,6 +111,8 @@ SMALL = {
     "stages": {"batch_plan", "memory", "outcomes", "summary"},
     "callbacks": {"allocator", "artifacts", "memory", "summary"},
     "report": {"outcomes", "record"},
+    "labels": {"terminal_text"},
+    "chat": {"terminal_text"},
 }
 """Small modules of no room's own, and who may use them."""
 KNOW_HYDRA = {"config", "build", "inputs", "run", "cli", "checks", "explain"}

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from hydralign.chat.session import COMMANDS, Session, obey
-from hydralign.chat.terminal import harmless
 from hydralign.data.records import Message
 from hydralign.errors import UserError
 from hydralign.rollout.decoding import GREEDY, Decoding
@@ -141,10 +140,6 @@ def test_commands_that_make_no_sense_change_nothing(speakers, line, message):
         obey(session, line)
     assert message in str(error.value)
     assert (session.decoding, session.seed) == (Decoding(), 0)
-
-
-def test_what_a_terminal_would_obey_is_not_shown():
-    assert harmless("a\x1b[2J\tb\nc\r\x07é🙂") == "a�[2J\tb\nc��é🙂"
 
 
 def test_an_answer_may_be_as_long_as_asked_but_leaves_room_to_read(finish, tmp_path):

@@ -71,6 +71,13 @@ def test_it_ends_when_asked_or_where_nothing_is_typed(store):
     assert rank_in_terminal(store, "Ann", nothing, Console(file=io.StringIO())) == 0
 
 
+def test_a_response_gives_the_terminal_no_commands(store):
+    store.add([Sample("p\x1b[2J", ("a\x1b]52;c;bHM=\x07", "b"))])
+    shown = run(store, "q")[1]
+    assert "p�[2J" in shown
+    assert "a�]52;c;bHM=�" in shown
+
+
 def test_markup_of_a_response_is_shown_as_text(store):
     store.add([Sample("[bold]p[/bold]", ("[red]a[/red]", "[link=x]b"))])
     shown = run(store, "q")[1]

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from hydralign.chat.session import QUIT, Session, obey
 from hydralign.errors import UserError
+from hydralign.terminal_text import harmless
 
 QUIET = "yellow"
 
@@ -97,13 +98,6 @@ def _side_by_side(session: Session, said: list[str]) -> Table:
         )
     )
     return columns
-
-
-def harmless(text: str) -> str:
-    """Return a text without what a terminal would take for commands."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
 
 
 def _names(session: Session) -> str:

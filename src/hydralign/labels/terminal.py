@@ -12,6 +12,7 @@ from rich.text import Text
 from hydralign.errors import UserError
 from hydralign.labels.items import Shown, Submission, check_name
 from hydralign.labels.store import LabelStore
+from hydralign.terminal_text import harmless
 
 HELP = (
     "Best first: 3 1=2 4. Equal ones with =. The last may be left out. A note after #. "
@@ -74,14 +75,14 @@ def _typed(ask: Callable[[str], str]) -> str:
 
 
 def show(shown: Shown, console: Console) -> None:
-    """Print an item. Nothing of it is read as rich's markup."""
+    """Print an item. Nothing of it is read as rich's markup, or as the terminal's commands."""
     turns = [{"role": "prompt", "content": shown.prompt}]
     prompt = [
-        Text.assemble((f"{turn['role']}\n", "dim"), turn["content"].strip())
+        Text.assemble((f"{turn['role']}\n", "dim"), harmless(turn["content"].strip()))
         for turn in (turns if isinstance(shown.prompt, str) else shown.prompt)
     ]
     cards = [
-        Panel(Text(text.strip()), title=Text(str(number)), title_align="left")
+        Panel(Text(harmless(text.strip())), title=Text(str(number)), title_align="left")
         for number, text in enumerate(shown.responses, start=1)
     ]
     console.rule()
