@@ -6,7 +6,7 @@ import pytest
 from hydralign.data.label_database import SCHEMA, VERSION, DatabaseTrouble, read_rankings
 from hydralign.errors import UserError
 from hydralign.labels import store as module
-from hydralign.labels.items import Submission
+from hydralign.labels.items import AnotherItem, Submission
 from hydralign.labels.samples import Sample
 from hydralign.labels.store import CLAIM_SECONDS, LabelStore
 
@@ -113,6 +113,30 @@ def test_a_submission_that_is_sent_twice_is_saved_once(store):
     assert len(read_rankings(store.file)) == 1
 
 
+def test_a_token_belongs_to_one_ranking(store):
+    store.add(samples(2))
+    shown = store.next("Ann")
+    save(store, shown, token="t")
+    with pytest.raises(UserError, match="token is that of another ranking"):
+        save(store, store.next("Ann"), token="t")
+    with pytest.raises(UserError, match="token is that of another ranking"):
+        save(store, shown, "Bea", token="t")
+    assert len(read_rankings(store.file)) == 1
+
+
+def test_a_ranking_of_another_file_is_refused(store, tmp_path):
+    store.add([Sample("p", ("a", "b", "c"))])
+    shown = store.next("Ann")
+    save(store, shown, content=shown.content)
+    other = LabelStore(tmp_path / "other.sqlite")
+    other.add([Sample("q", ("a", "b", "c"))])
+    for item in (shown.item, 99):
+        with pytest.raises(AnotherItem, match=rf"Item {item} of other\.sqlite is not the one"):
+            other.save(Submission(item, "Ann", (0, 1, 2), content=shown.content))
+    other.close()
+    assert read_rankings(other.file) == []
+
+
 def test_undo_gives_the_item_back_with_its_ranks(store):
     store.add(samples(2))
     shown = store.next("Ann")
@@ -148,6 +172,11 @@ def test_nobody_undoes_what_others_have_ranked(store):
         ({"annotator": "Ann "}, "without space around it"),
         ({"annotator": "A" * 61}, "at most 60"),
         ({"annotator": "A\nB"}, "one line"),
+        ({"annotator": "A\u2028B"}, "one line"),
+        ({"annotator": "A\tB"}, "one line"),
+        ({"annotator": "A\x1bB"}, "without control characters"),
+        ({"annotator": "A\u202eB"}, "without control characters"),
+        ({"annotator": "A\ud800"}, "without control characters"),
         ({"note": "x" * 4001}, "more than 4000"),
     ],
 )
@@ -156,6 +185,13 @@ def test_what_cannot_be_saved(store, changed, said):
     with pytest.raises(UserError, match=said):
         store.save(Submission(**{"item": 1, "annotator": "Ann", "ranks": (0, 1, 2)} | changed))
     assert read_rankings(store.file) == []
+
+
+@pytest.mark.parametrize("name", ["نرگس\u200cها", "👩\u200d💻", "Anne\xa0Marie", "李\u3000明"])
+def test_names_of_all_scripts(store, name):
+    store.add(samples(1))
+    save(store, store.next(name), name)
+    assert read_rankings(store.file)[0].values["annotator"] == name
 
 
 def test_the_nameless_get_no_item(store):

@@ -7,11 +7,13 @@
 | `POST /api/undo` | `{"annotator", "ranking": number}` | as `next`, the item that was undone |
 | `GET /api/progress` | | `progress.Progress`: counts, agreement, annotators |
 
-ITEM is `{"item": number, "prompt": text or messages, "responses": [text, ...], "ranks", "note"}`;
-the last two are those of a ranking that was undone. In what is posted, `ranks` has a number for
-each response as it was handed out: lower is better, equal is a tie; null skips the item. A ranking
-may have a `note`, the `seconds` it took, and a `token` that the client makes up: sent again with
-the same one, it is saved once. `undo` is the number of the ranking that can be undone.
+ITEM is `{"item": number, "content": its hash, "prompt": text or messages, "responses": [text, ...],
+"ranks", "note"}`; the last two are those of a ranking that was undone. In what is posted, `ranks`
+has a number for each response as it was handed out: lower is better, equal is a tie; null skips the
+item. A ranking may have a `note`, the `seconds` it took, and a `token` that the client makes up:
+sent again with the same one, it is saved once. With the item's `content` it gets 409 where the item
+of that number is another one: the database is not that which handed it out. `undo` is the number of
+the ranking that can be undone.
 
 What is asked wrongly gets 400, a token that is missing or wrong 401, a foreign page 403, and a
 database that cannot be written now 503: send that again later. All of them say `{"error": text}`.
@@ -29,10 +31,10 @@ from starlette.routing import Route
 
 from hydralign.data.label_database import DatabaseTrouble
 from hydralign.errors import UserError
-from hydralign.labels.items import Shown, Submission
+from hydralign.labels.items import AnotherItem, Shown, Submission
 from hydralign.labels.progress import progress
 from hydralign.labels.store import LabelStore
-from hydralign.web.answers import files, not_now, object_of, refused
+from hydralign.web.answers import conflict, files, not_now, object_of, refused
 
 PAGE = Path(__file__).parent / "page"
 LARGEST = 2**53
@@ -71,7 +73,7 @@ def labelling_app(store: LabelStore) -> Starlette:
             Route("/api/progress", how_far),
             *files(PAGE),
         ],
-        exception_handlers={UserError: refused, DatabaseTrouble: not_now},
+        exception_handlers={UserError: refused, AnotherItem: conflict, DatabaseTrouble: not_now},
     )
 
 
@@ -95,6 +97,7 @@ def submission_of(values: dict[str, Any]) -> Submission:
         note=_text(values, "note", ""),
         seconds=seconds,
         token=_text(values, "token", ""),
+        content=_text(values, "content", ""),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from hydralign.data.records import ranks_from_ratings
 from hydralign.errors import UserError
 from hydralign.labels.order import shown_order
+from hydralign.terminal_text import harmless
 
 LONGEST_NAME, LONGEST_NOTE = 60, 4000
 
@@ -17,6 +18,8 @@ class Shown:
     """An item as one annotator sees it: without where its responses come from."""
 
     item: int
+    content: str
+    """Its hash, by which a ranking finds out whether it is for this item."""
     prompt: Any
     """A text, or a list of messages."""
     responses: list[str]
@@ -51,6 +54,7 @@ class Item:
         order = self.order_for(annotator)
         return Shown(
             self.id,
+            self.content,
             self.prompt,
             [self.responses[index] for index in order],
             None if ranks is None else [ranks[index] for index in order],
@@ -73,6 +77,10 @@ class Item:
         return [int(places[index]) for index in range(k)]
 
 
+class AnotherItem(UserError):
+    """A ranking is of an item that this database does not have, or has under another number."""
+
+
 @dataclass(frozen=True)
 class Submission:
     """A ranking as it comes from an annotator.
@@ -90,6 +98,8 @@ class Submission:
     """Since it was shown."""
     token: str = ""
     """The same for a submission that is sent again; empty makes it one of its own."""
+    content: str = ""
+    """The hash of the item that was shown; empty takes any item of that number."""
 
     def __post_init__(self) -> None:
         check_name(self.annotator)
@@ -107,9 +117,10 @@ def check_name(name: str) -> str:
     """
     if not name.strip():
         raise UserError("The annotator's name is empty. Rankings are kept by name: give one.")
-    if len(name) > LONGEST_NAME or not name.isprintable() or name != name.strip():
+    one_line = name.splitlines() == [name] and "\t" not in name and harmless(name) == name
+    if len(name) > LONGEST_NAME or not one_line or name != name.strip():
         raise UserError(
             f"The annotator's name must be one line of at most {LONGEST_NAME} characters, without "
-            "space around it."
+            "space around it and without control characters."
         )
     return name

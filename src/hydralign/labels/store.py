@@ -15,7 +15,7 @@ from threading import Lock
 
 from hydralign.data.label_database import SCHEMA, SUFFIX, check_layout, connect, database_errors
 from hydralign.errors import UserError
-from hydralign.labels.items import Item, Shown, Submission, check_name
+from hydralign.labels.items import AnotherItem, Item, Shown, Submission, check_name
 from hydralign.labels.order import chosen_for_several, random_priority
 from hydralign.labels.samples import Sample, prompt_json
 
@@ -171,16 +171,21 @@ class LabelStore:
             its number, which `undo` takes.
 
         Raises:
-            UserError: if there is no such item, the ranks do not fit it, or the annotator has
-                ranked it before.
+            AnotherItem: if the item that was shown is not the one of that number here.
+            UserError: if there is no such item, the ranks do not fit it, the annotator has ranked
+                it before, or the token is that of another ranking.
         """
         token = submission.token or uuid.uuid4().hex
         item, annotator = submission.item, submission.annotator
         with self._writing() as database:
-            same = database.execute("SELECT id FROM rankings WHERE token = ?", [token]).fetchone()
+            found = self._item(item, submission.content)
+            same = database.execute(
+                "SELECT id, item, annotator FROM rankings WHERE token = ?", [token]
+            ).fetchone()
             if same is not None:
+                if same[1:] != (item, annotator):
+                    raise UserError("The token is that of another ranking. Make up a new one.")
                 return int(same[0])
-            found = self._item(item)
             ranks = found.ranks_of(submission)
             if self._has_ranked(annotator, item):
                 raise UserError(f"{annotator} has ranked item {item} already. Undo that first.")
@@ -252,8 +257,13 @@ class LabelStore:
                 if database.in_transaction:
                     database.execute("ROLLBACK")
 
-    def _item(self, number: int) -> Item:
+    def _item(self, number: int, content: str = "") -> Item:
         row = self._database.execute(f"{_ITEM} WHERE id = ?", [number]).fetchone()
+        if content and (row is None or row[1] != content):
+            raise AnotherItem(
+                f"Item {number} of {self.file.name} is not the one that was ranked: the ranking "
+                "belongs to another file."
+            )
         if row is None:
             raise UserError(f"There is no item {number}.")
         return Item(*_decoded(row))

@@ -40,6 +40,11 @@ def refused(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 400)
 
 
+def conflict(request: Request, error: Exception) -> Response:
+    """Answer that the request is right, but not for what is served here."""
+    return JSONResponse({"error": str(error)}, 409)
+
+
 def not_now(request: Request, error: Exception) -> Response:
     """Answer that the same request may succeed later."""
     return JSONResponse({"error": str(error)}, 503)

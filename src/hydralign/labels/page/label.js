@@ -34,15 +34,15 @@ function handOut({ item, undo }) {
   scrollTo(0, 0);
 }
 
-// Does one thing while the page waits; what the server refuses is said, and the next item shown.
-async function busy(action) {
+// Does one thing while the page waits; what the server refuses is said, and something else shown.
+async function busy(action, otherwise = next) {
   if (page.busy) return;
   page.busy = true;
   try {
     await action();
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    await next();
+    await otherwise();
     showTrouble(error.message);
   } finally {
     page.busy = false;
@@ -68,8 +68,10 @@ async function lookAtProgress() {
 function submit(ranks) {
   const { name, item, since } = page;
   const seconds = Math.round(performance.now() - since) / 1000;
-  const ranking = { annotator: name, item: item.item, ranks, note: $("note").value, seconds, token: newToken() };
+  const { item: number, content } = item;
+  const ranking = { annotator: name, item: number, content, ranks, note: $("note").value, seconds, token: newToken() };
   return busy(async () => {
+    showTrouble(null);
     await save(ranking, showTrouble);
     await next();
   });
@@ -86,6 +88,7 @@ function finish() {
 const undo = () =>
   page.undo !== null &&
   busy(async () => {
+    showTrouble(null);
     const body = { annotator: page.name, ranking: page.undo };
     handOut(await ask("api/undo", body, showTrouble));
     lookAtProgress();
@@ -129,13 +132,20 @@ for (const [id, action] of [["save", finish], ["skip", KEYS.s], ["undo", undo], 
 
 function begin(name) {
   page.name = name;
-  localStorage.setItem("hydralign annotator", name);
-  $("who").textContent = name;
-  $("who").hidden = false;
   busy(async () => {
-    await saveKept(showTrouble);
+    const refusals = await saveKept(showTrouble);
     await next();
-  });
+    localStorage.setItem("hydralign annotator", name); // only now: it may be refused
+    $("who").textContent = name;
+    $("who").hidden = false;
+    showTrouble(refusals);
+  }, askName);
+}
+
+function askName() {
+  show("start");
+  $("progress").hidden = $("who").hidden = true;
+  $("name").select();
 }
 
 $("start").addEventListener("submit", (event) => {
@@ -143,10 +153,7 @@ $("start").addEventListener("submit", (event) => {
   if ($("name").value.trim()) begin($("name").value.trim());
 });
 $("who").addEventListener("click", () => {
-  if (page.busy) return;
-  show("start");
-  $("progress").hidden = $("who").hidden = true;
-  $("name").select();
+  if (!page.busy) askName();
 });
 
 setInterval(() => {
@@ -157,7 +164,4 @@ setInterval(() => {
 const known = localStorage.getItem("hydralign annotator");
 $("name").value = known ?? "";
 if (known) begin(known);
-else {
-  show("start");
-  $("name").focus();
-}
+else askName();
