@@ -97,6 +97,8 @@ def test_the_dialogue_and_the_settings_arrive():
         ({"turns": [{"role": "assistant", "content": "x"}]}, "the last one must be the user's"),
         ({"temperature": "hot"}, "temperature: wanted a number"),
         ({"temperature": -1}, "temperature -1: at least 0"),
+        ({"temperature": 10**400}, "temperature: wanted a number"),
+        ({"top_p": float("nan")}, "top_p: wanted a number"),
         ({"top_k": 0.5}, "top_k: wanted a whole number"),
         ({"seed": True}, "seed: wanted a whole number"),
     ],
@@ -201,6 +203,22 @@ def test_escape_stops_and_what_came_stays(browser):
         say(page, "And now?")
         assert answered(page, 1) == ["done"]
         assert slow.asked[1][0][1][1].startswith("word word word ")
+
+
+def test_reset_forgets_an_answer_that_is_still_being_said(browser):
+    slow = Parrot("slow", *["word "] * 300, pause=0.02)
+    with served(chat_app([slow], Decoding())) as url, opened(browser, url) as page:
+        say(page, "Go on")
+        page.wait_for_function(
+            "() => document.querySelector('.answered .text')?.textContent.length > 20"
+        )
+        page.click("#reset")
+        page.wait_for_selector("#send:visible")
+        assert page.locator(".turn").count() == 0
+        slow.pieces = ("done",)
+        say(page, "Anew")
+        assert answered(page, 1) == ["done"]
+        assert slow.asked[1][0] == [("user", "Anew")]
 
 
 def test_mistakes_are_told_and_leave_the_dialogue_as_it_was(browser, finish, tmp_path):

@@ -132,6 +132,9 @@ def test_commands_set_what_they_name(speakers):
         ("/top-k 2.5", "/top-k wants a number: /top-k 50"),
         ("/top-p 0", "above 0"),
         ("/seed x", "/seed wants a number"),
+        ("/seed 99999999999999999999", "seed 99999999999999999999: wanted a whole number from 0"),
+        ("/seed -1", "seed -1: wanted a whole number from 0"),
+        ("/temperature nan", "at least 0"),
     ],
 )
 def test_commands_that_make_no_sense_change_nothing(speakers, line, message):

@@ -17,7 +17,7 @@ def client(host="127.0.0.1", token=None, url="http://127.0.0.1:8000"):
     async def page(request):
         return PlainTextResponse("seen")
 
-    app = Starlette(routes=[Route("/", page, methods=["GET", "POST"])])
+    app = Starlette(routes=[Route("/{path:path}", page, methods=["GET", "POST"])])
     return TestClient(Guard(app, host=host, token=token), base_url=url)
 
 
@@ -28,14 +28,18 @@ def test_the_machine_itself_needs_no_token():
         assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
 
 
-@pytest.mark.parametrize("host", ["evil.example:8000", "127.0.0.1.evil.example", "", "192.168.0.4"])
+@pytest.mark.parametrize(
+    "host", ["evil.example:8000", "127.0.0.1.evil.example", "", "[", "192.168.0.4"]
+)
 def test_another_name_for_this_machine_is_refused(host):
     answer = client().get("/", headers={"Host": host})
     assert answer.status_code == 403
     assert "Open the address as printed" in answer.json()["error"]
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:9999"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://[", "http://127.0.0.1:9999"]
+)
 def test_pages_of_others_may_not_post(origin):
     answer = client().post("/", headers={"Origin": origin})
     assert answer.status_code == 403
@@ -44,6 +48,29 @@ def test_pages_of_others_may_not_post(origin):
 
 def test_the_page_itself_may_post():
     assert client().post("/", headers={"Origin": "http://127.0.0.1:8000"}).text == "seen"
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_pages_of_others_may_link_to_the_page_and_get_nothing_else(site):
+    asked = {"Sec-Fetch-Site": site}
+    assert client().get("/", headers=asked).text == "seen"
+    answer = client().get("/api/next?annotator=x", headers=asked)
+    assert answer.status_code == 403
+    assert "nothing else" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none"])
+def test_the_page_and_the_address_bar_get_everything(site):
+    assert client().get("/api/next", headers={"Sec-Fetch-Site": site}).text == "seen"
+
+
+@pytest.mark.parametrize("others", ["a/b=c", 'x={"a": "b, c"}', "=", "novalue"])
+def test_cookies_of_other_programs_do_no_harm(others):
+    browser = client("0.0.0.0", TOKEN)
+    said = browser.get(f"/?token={TOKEN}").headers["set-cookie"].partition(";")[0]
+    stranger = client("0.0.0.0", TOKEN)
+    assert stranger.get("/", headers={"Cookie": f"{others}; {said}; {others}"}).text == "seen"
+    assert stranger.get("/", headers={"Cookie": others}).status_code == 401
 
 
 @pytest.mark.parametrize("shown", ["", "?token=", "?token=wrong", f"?token={TOKEN}x", "?token=%FF"])

@@ -23,14 +23,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from hydralign.chat.session import MOST_SEED
 from hydralign.chat.speaker import Speaker
 from hydralign.data.records import BadRow, Message
 from hydralign.errors import UserError
 from hydralign.rollout.decoding import Decoding
 from hydralign.web.answers import files, object_of, refused
+from hydralign.web.values import number, whole
 
 PAGE = Path(__file__).parent / "page"
-MOST_SEED = 2**62
 
 
 def chat_app(speakers: Sequence[Speaker], decoding: Decoding, seed: int = 0) -> Starlette:
@@ -56,12 +57,12 @@ def chat_app(speakers: Sequence[Speaker], decoding: Decoding, seed: int = 0) -> 
 
     async def answer(request: Request) -> Response:
         values = await object_of(request)
-        speaker = speakers[_whole(values, "speaker", len(speakers) - 1)]
+        speaker = speakers[whole(values, "speaker", len(speakers) - 1)]
         pieces = await run_in_threadpool(
             speaker.answer,
             turns_of(values),
             decoding_of(values),
-            _whole(values, "seed", MOST_SEED),
+            whole(values, "seed", MOST_SEED),
         )
 
         async def stream() -> AsyncIterator[str]:
@@ -107,19 +108,5 @@ def decoding_of(values: dict[str, Any]) -> Decoding:
     Raises:
         UserError: if a value is missing, or out of bounds.
     """
-    top_k = None if values.get("top_k") is None else _whole(values, "top_k", MOST_SEED)
-    return Decoding(_number(values, "temperature"), _number(values, "top_p"), top_k)
-
-
-def _number(values: dict[str, Any], key: str) -> float:
-    value = values.get(key)
-    if type(value) not in (int, float):
-        raise UserError(f"{key}: wanted a number.")
-    return float(cast(float, value))
-
-
-def _whole(values: dict[str, Any], key: str, most: int) -> int:
-    value = values.get(key)
-    if type(value) is not int or not 0 <= value <= most:
-        raise UserError(f"{key}: wanted a whole number from 0 to {most}.")
-    return value
+    top_k = None if values.get("top_k") is None else whole(values, "top_k", MOST_SEED)
+    return Decoding(number(values, "temperature"), number(values, "top_p"), top_k)

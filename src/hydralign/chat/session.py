@@ -8,6 +8,9 @@ from hydralign.data.records import Message
 from hydralign.errors import UserError, nearest
 from hydralign.rollout.decoding import Decoding
 
+MOST_SEED = 2**62
+"""Well below what a generator takes: each answer adds one."""
+
 
 class Session:
     """What has been said, and how answers are drawn."""
@@ -19,6 +22,9 @@ class Session:
             speakers: who answer, each of them all that is said.
             decoding: how.
             seed: of the first answer; each one after it has its own.
+
+        Raises:
+            UserError: if the seed is out of bounds.
         """
         self.speakers, self.decoding = speakers, decoding
         self.reseed(seed)
@@ -29,7 +35,13 @@ class Session:
         self.turns: list[list[Message]] = [[] for _ in self.speakers]
 
     def reseed(self, seed: int) -> None:
-        """Draw the next answer from a seed."""
+        """Draw the next answer from a seed.
+
+        Raises:
+            UserError: if it is below 0 or above `MOST_SEED`.
+        """
+        if not 0 <= seed <= MOST_SEED:
+            raise UserError(f"seed {seed}: wanted a whole number from 0 to {MOST_SEED}.")
         self.seed = seed
 
     def ask(self, text: str) -> Generator[tuple[int, str], None, None]:

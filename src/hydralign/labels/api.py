@@ -35,10 +35,9 @@ from hydralign.labels.items import AnotherItem, Shown, Submission
 from hydralign.labels.progress import progress
 from hydralign.labels.store import LabelStore
 from hydralign.web.answers import conflict, files, not_now, object_of, refused
+from hydralign.web.values import is_number, number, text, whole
 
 PAGE = Path(__file__).parent / "page"
-LARGEST = 2**53
-"""Up to which a float counts exactly; NaN and infinity are not below it."""
 
 
 def labelling_app(store: LabelStore) -> Starlette:
@@ -58,7 +57,7 @@ def labelling_app(store: LabelStore) -> Starlette:
 
     async def undo(request: Request) -> Response:
         values = await object_of(request)
-        annotator, ranking = _text(values, "annotator"), _whole(values, "ranking")
+        annotator, ranking = text(values, "annotator"), whole(values, "ranking")
         shown = await run_in_threadpool(store.undo, annotator, ranking)
         return await run_in_threadpool(handed_out, shown, annotator)
 
@@ -83,46 +82,17 @@ def submission_of(values: dict[str, Any]) -> Submission:
     Raises:
         UserError: if something is missing or of the wrong type.
     """
-    ranks, seconds = values.get("ranks"), values.get("seconds")
+    ranks = values.get("ranks")
     if "ranks" not in values or not (
-        ranks is None or (isinstance(ranks, list) and all(map(_is_number, ranks)))
+        ranks is None or (isinstance(ranks, list) and all(map(is_number, ranks)))
     ):
         raise UserError("ranks: wanted a list of numbers, or null to skip the item.")
-    if seconds is not None and not _is_number(seconds):
-        raise UserError("seconds: wanted a number.")
     return Submission(
-        item=_whole(values, "item"),
-        annotator=_text(values, "annotator"),
+        item=whole(values, "item"),
+        annotator=text(values, "annotator"),
         ranks=ranks,
-        note=_text(values, "note", ""),
-        seconds=seconds,
-        token=_text(values, "token", ""),
-        content=_text(values, "content", ""),
+        note=text(values, "note", ""),
+        seconds=None if values.get("seconds") is None else number(values, "seconds"),
+        token=text(values, "token", ""),
+        content=text(values, "content", ""),
     )
-
-
-def _text(values: dict[str, Any], key: str, default: str | None = None) -> str:
-    value = values.get(key, default)
-    if not isinstance(value, str) or not _is_unicode(value):
-        raise UserError(f"{key}: wanted a text.")
-    return value
-
-
-def _is_unicode(text: str) -> bool:
-    """Say whether a text can be written: JSON may hold half of a pair of surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _whole(values: dict[str, Any], key: str) -> int:
-    value = values.get(key)
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise UserError(f"{key}: wanted a whole number.")
-    return value
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and -LARGEST < value < LARGEST  # type: ignore[operator]

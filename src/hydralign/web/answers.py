@@ -11,7 +11,7 @@ from starlette.routing import Route
 from hydralign.errors import UserError
 
 SHARED = Path(__file__).parent / "page"
-"""Files that every page may use: `base.css`."""
+"""Files that every page may use: `base.css`, `dom.js`."""
 MOST_BYTES = 1_000_000
 
 

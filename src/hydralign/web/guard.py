@@ -1,15 +1,16 @@
 """Who may call a page's server: the machine itself, or whoever knows the token.
 
 A browser sends requests for any page that is open in it. So a page of somebody else's must not be
-able to post here (`Origin`), nor to pass its own name off as ours (`Host`, DNS rebinding).
+able to post here (`Origin`), to get anything but the page itself (`Sec-Fetch-Site`; what is handed
+out is noted, so getting is not free), nor to pass its own name off as ours (`Host`, DNS rebinding).
 """
 
 import ipaddress
 import secrets
-from http.cookies import SimpleCookie
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,6 +23,9 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 """Of every answer: a page takes scripts, styles and data from here, and nothing from elsewhere."""
+
+ELSEWHERE = ("cross-site", "same-site")
+"""Of `Sec-Fetch-Site`: a page of another host, or of another port of this one."""
 
 _SECONDS = 30 * 24 * 3600
 
@@ -64,10 +68,12 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: Headers) -> JSONResponse | None:
         host, origin = headers.get("host", ""), headers.get("origin")
-        if self.only_local and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        if self.only_local and not is_loopback(_split(f"//{host}").hostname or ""):
             return _error(403, f"Host {host!r} is not this machine. Open the address as printed.")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _split(origin).netloc != host:
             return _error(403, f"A page of {origin!r} may not call this server.")
+        if headers.get("sec-fetch-site") in ELSEWHERE and scope["path"] != "/":
+            return _error(403, "A page of another site may link to this one, and nothing else.")
         if self.token and not any(
             secrets.compare_digest(shown.encode(), self.token.encode())
             for shown in _tokens(scope, headers)
@@ -88,8 +94,17 @@ def is_loopback(host: str) -> bool:
 
 def _tokens(scope: Scope, headers: Headers) -> list[str]:
     bearer = headers.get("authorization", "").removeprefix("Bearer ")
-    cookie = SimpleCookie(headers.get("cookie", "")).get(_cookie_name(scope))
-    return [*_query(scope).get("token", []), bearer, cookie.value if cookie else ""]
+    # Not http.cookies: a cookie of another program on this host may be none that it can read.
+    cookie = cookie_parser(headers.get("cookie", "")).get(_cookie_name(scope), "")
+    return [*_query(scope).get("token", []), bearer, cookie]
+
+
+def _split(address: str) -> SplitResult:
+    """Take an address apart; one that cannot be read has no parts."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def _query(scope: Scope) -> dict[str, list[str]]:

@@ -1,19 +1,8 @@
-// The dialogue lives here, one list of turns for each policy. Texts are set as text, never as markup.
+// The dialogue lives here, one list of turns for each policy.
 
-const $ = (id) => document.getElementById(id);
+import { $, element, showTrouble } from "./dom.js";
+
 const state = { speakers: [], turns: [], running: null };
-
-function trouble(said) {
-  $("trouble").hidden = !said;
-  $("trouble").textContent = said ?? "";
-}
-
-function element(kind, name, text = "") {
-  const made = document.createElement(kind);
-  made.className = name;
-  made.textContent = text;
-  return made;
-}
 
 // Adds a row of boxes to the page; returns the elements that hold their texts.
 function addTurn(names, kind, texts) {
@@ -65,22 +54,25 @@ async function answer(speaker, turns, how, holder, signal) {
 
 async function send(text) {
   const how = settings();
-  const asked = state.turns.map((turns) => [...turns, { role: "user", content: text }]);
+  const before = state.turns;
+  const asked = before.map((turns) => [...turns, { role: "user", content: text }]);
   addTurn(["you"], "asked", [text]);
   const holders = addTurn(state.speakers, "answered", []);
   state.running = new AbortController();
   busy(true);
-  trouble(null);
+  showTrouble(null);
   try {
     const said = await Promise.all(
       holders.map((holder, place) => answer(place, asked[place], how, holder, state.running.signal)),
     );
+    if (state.turns !== before) return; // reset since
     state.turns = asked.map((turns, place) => [...turns, { role: "assistant", content: said[place] }]);
     $("seed").value = how.seed + 1;
   } catch (error) {
     state.running.abort();
+    if (state.turns !== before) return;
     const gone = error instanceof TypeError; // what fetch raises where nobody answers
-    trouble(gone ? "The server does not answer. Start it again." : error.message);
+    showTrouble(gone ? "The server does not answer. Start it again." : error.message);
     for (const row of [...$("dialogue").children].slice(-2)) row.remove();
     $("text").value ||= text;
   } finally {
@@ -98,7 +90,7 @@ function reset() {
   state.running?.abort();
   state.turns = state.speakers.map(() => []);
   $("dialogue").replaceChildren();
-  trouble(null);
+  showTrouble(null);
   $("text").focus();
 }
 
@@ -122,7 +114,7 @@ document.addEventListener("keydown", (event) => {
 
 const about = await (await fetch("api/speakers")).json();
 if (about.error) {
-  trouble(about.error);
+  showTrouble(about.error);
 } else {
   state.speakers = about.speakers;
   document.title = `Chat: ${about.speakers.join(", ")}`;

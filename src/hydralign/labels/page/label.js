@@ -1,8 +1,9 @@
 // The page's course: a name, then item after item. One request at a time.
 
+import { $, showTrouble } from "./dom.js";
 import { completed, groupsOf, pick, ranksOf, takeBack, without } from "./ranking.js";
 import { Refused, ask, newToken, save, saveKept } from "./server.js";
-import { $, show, showCards, showProgress, showPrompt, showRanking, showTrouble } from "./view.js";
+import { show, showCards, showProgress, showPrompt, showRanking } from "./view.js";
 
 const LOOK_AGAIN = 15_000; // milliseconds
 const page = { name: "", item: null, undo: null, groups: [], tie: false, since: 0, busy: false, looking: false };

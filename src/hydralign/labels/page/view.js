@@ -1,15 +1,7 @@
-// What is seen. Texts of the data only ever become text nodes, never markup.
+// What is seen.
 
+import { $, element } from "./dom.js";
 import { ranksOf } from "./ranking.js";
-
-export const $ = (id) => document.getElementById(id);
-
-function element(tag, className, ...children) {
-  const made = document.createElement(tag);
-  made.className = className;
-  made.append(...children);
-  return made;
-}
 
 const ROLES = { system: "System", user: "User", assistant: "Assistant" };
 
@@ -79,9 +71,4 @@ export function showProgress({ wanted, rankings, compared_items, agreement, anno
 export function show(state) {
   for (const id of ["start", "done", "task"]) $(id).hidden = id !== state;
   $("bar-below").hidden = state !== "task";
-}
-
-export function showTrouble(said) {
-  $("trouble").textContent = said ?? "";
-  $("trouble").hidden = !said;
 }
