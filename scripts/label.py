@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from hydralign.data.label_database import read_rankings  # noqa: E402
+from hydralign.data.label_database import opened_for_reading, read_rankings  # noqa: E402
 from hydralign.errors import UserError  # noqa: E402
 from hydralign.explain import explain  # noqa: E402
 from hydralign.labels.doubts import LAST, unsure_first  # noqa: E402
@@ -28,7 +28,7 @@ from hydralign.labels.samples import read_samples  # noqa: E402
 from hydralign.labels.store import LabelStore  # noqa: E402
 
 OVERLAP, ANNOTATORS = 0.2, 2
-"""What new samples get, where nothing is said."""
+"""What new items get, where nothing is said; what is said holds for all items."""
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -67,21 +67,25 @@ def opened(options: argparse.Namespace) -> LabelStore:
     """Open the file, and take in samples where some are named."""
     if options.samples is None and not options.file.exists():
         raise UserError(f"{options.file} is not there. To begin one: --samples FILE.jsonl")
+    if options.samples is not None and not options.samples.exists():
+        raise UserError(f"--samples {options.samples}: there is no such file.")
     samples, report = (
         ([], None)
         if options.samples is None
         else read_samples(options.samples, options.max_bad_rows)
     )
     store = LabelStore(options.file)
-    given = options.overlap is not None or options.annotators_per_item is not None
+    overlap, annotators = options.overlap, options.annotators_per_item
+    given = overlap is not None or annotators is not None
+    overlap = OVERLAP if overlap is None else overlap
+    annotators = ANNOTATORS if annotators is None else annotators
     if samples:
-        new = store.add(samples, options.seed)
+        new = store.add(samples, options.seed, overlap=overlap, annotators=annotators)
         print(f"{options.samples}: {new} new items, {len(samples) - new} there already.")
     if report is not None and report.bad_rows:
         print(report.summary(len(samples) + len(report.bad_rows)))
-    if samples or given:
-        overlap = OVERLAP if options.overlap is None else options.overlap
-        store.share_out(overlap, options.annotators_per_item or ANNOTATORS)
+    if given:
+        store.share_out(overlap, annotators)
     if options.reward_model is not None:
         put_in_order(store, options.reward_model)
     return store
@@ -102,9 +106,7 @@ def put_in_order(store: LabelStore, run: Path) -> None:
 
 def status(options: argparse.Namespace) -> None:
     """Print counts and agreement."""
-    store = LabelStore(options.file)
-    found = progress(store)
-    store.close()
+    found = progress(opened_for_reading(options.file))
     print(f"{found.rankings} of {found.wanted} rankings, of {found.items} items")
     for work in found.annotators:
         pace = "" if work.median_seconds is None else f", {work.median_seconds:.0f} s each (median)"

@@ -49,7 +49,7 @@ def test_from_an_item_to_its_ranking_and_back(client, store):
     assert client.get("/api/progress").json()["rankings"] == 0
     other = client.post("/api/rankings", json=body | {"content": "0" * 64, "token": "u"})
     assert other.status_code == 409
-    assert "belongs to another file" in other.json()["error"]
+    assert "is another one than was ranked" in other.json()["error"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+import sqlite3
 
 import pytest
 
@@ -7,6 +8,7 @@ from hydralign.data.records import Message
 from hydralign.data.report import RowReport
 from hydralign.data.rows import Row
 from hydralign.data.sources import load_rows
+from hydralign.errors import UserError
 from hydralign.labels.export import FORMS, export
 
 ROWS = [
@@ -30,6 +32,26 @@ def lines(file):
 def test_whole_rankings(tmp_path):
     assert export(ROWS, tmp_path / "r.jsonl", "ranks") == 2
     assert lines(tmp_path / "r.jsonl") == [row.values for row in ROWS]
+
+
+@pytest.mark.parametrize("name", ["l.sqlite", "new.sqlite", "link.jsonl"])
+def test_no_database_is_written_over(tmp_path, name):
+    source = tmp_path / "l.sqlite"
+    with sqlite3.connect(source) as database:
+        database.execute("CREATE TABLE songs (name)")
+    database.close()
+    (tmp_path / "link.jsonl").symlink_to(source)
+    before = source.read_bytes()
+    with pytest.raises(UserError, match=rf"{name} is a database, or has the name of one"):
+        export(ROWS, tmp_path / name, "ranks")
+    assert source.read_bytes() == before
+
+
+def test_a_folder_is_made_where_it_can_be(tmp_path):
+    assert export(ROWS, tmp_path / "a" / "b" / "r.jsonl", "ranks") == 2
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="Cannot write .*: a file stands where .* file: --to"):
+        export(ROWS, tmp_path / "file" / "r.jsonl", "ranks")
 
 
 def test_pairs_leave_ties_out(tmp_path):

@@ -166,7 +166,7 @@ def test_skip_undo_and_a_note(browser, store):
     assert row.values["note"] == "hm 3"
     ranks = dict(zip(row.values["responses"], row.values["ranks"], strict=True))
     assert [ranks[text] for text in shown] == [1, 1, 0]
-    assert progress(store).annotators[0].skips == 2
+    assert progress(store.reading()).annotators[0].skips == 2
 
 
 NASTY = (
@@ -185,6 +185,17 @@ def test_markup_is_text(browser, store):
         assert page.title() == "Which answer is better?"
         assert page.locator("main script, main img, main b, main h1").count() == 0
         picture(page, "markup")
+
+
+def test_one_annotator_is_told_that_the_rest_is_for_others(browser, store):
+    store.add(samples(2), overlap=0.5)
+    with served(labelling_app(store)) as url, opened(browser, url) as page:
+        for _ in range(2):
+            go_on(page, lambda: rank(page))
+        page.wait_for_selector("#done:has-text('Rankings still wanted from other annotators: 1.')")
+        with opened(browser, url, "Bea") as other:
+            rank(other)
+            other.wait_for_selector("#done:has-text('Every item has the rankings that it needs')")
 
 
 def test_two_annotators_see_agreement(browser, store):

@@ -1,5 +1,8 @@
+import sys
+
 import pytest
 
+from hydralign.errors import UserError
 from hydralign.labels.items import Submission
 from hydralign.labels.progress import Work, agreement, places, progress
 
@@ -70,6 +73,13 @@ def test_full_agreement_and_nothing_to_compare():
     assert agreement([]) is None
 
 
+def test_without_the_extra_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "krippendorff", None)
+    assert agreement([{"Ann": [0, 1]}]) is None  # nothing to compare
+    with pytest.raises(UserError, match=r"pip install -e '\.\[label\]'"):
+        agreement([{"Ann": [0, 1], "Bea": [0, 1]}])
+
+
 def test_counts(store):
     store.add(samples(4))
     store.share_out(0.5, 2)
@@ -82,7 +92,7 @@ def test_counts(store):
         store.save(Submission(store.next(name).item, name, ranks, seconds=seconds))
     undone = store.next("Bea")
     store.undo("Bea", store.save(Submission(undone.item, "Bea", (0, 1, 2))))
-    found = progress(store)
+    found = progress(store.reading())
     assert (found.items, found.wanted, found.rankings) == (4, 6, 3)
     assert found.annotators == [Work("Ann", 2, 1, 5.5), Work("Bea", 1, 0, None)]
     assert found.compared_items in (0, 1)

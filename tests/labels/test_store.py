@@ -103,6 +103,17 @@ def test_items_that_are_there_stay_as_they_are(store):
     assert len(read_rankings(store.file)) == 1
 
 
+def test_new_items_are_shared_out_and_the_others_keep_what_they_have(store):
+    store.add(samples(4), overlap=1.0, annotators=3)
+    with pytest.raises(UserError, match="--annotators-per-item 0: wanted at least 1"):
+        store.add(samples(10), overlap=0.5, annotators=0)
+    store.add(samples(10), overlap=0.5, annotators=2)
+    with store.reading() as database:
+        found = [row[0] for row in database.execute("SELECT wanted FROM items ORDER BY id")]
+    assert found[:4] == [3] * 4
+    assert sorted(found[4:]) == [1, 1, 1, 2, 2, 2]
+
+
 def test_a_submission_that_is_sent_twice_is_saved_once(store):
     store.add(samples(2))
     shown = store.next("Ann")
@@ -131,7 +142,7 @@ def test_a_ranking_of_another_file_is_refused(store, tmp_path):
     other = LabelStore(tmp_path / "other.sqlite")
     other.add([Sample("q", ("a", "b", "c"))])
     for item in (shown.item, 99):
-        with pytest.raises(AnotherItem, match=rf"Item {item} of other\.sqlite is not the one"):
+        with pytest.raises(AnotherItem, match=rf"Item {item} of other\.sqlite is another one"):
             other.save(Submission(item, "Ann", (0, 1, 2), content=shown.content))
     other.close()
     assert read_rankings(other.file) == []
@@ -178,6 +189,7 @@ def test_nobody_undoes_what_others_have_ranked(store):
         ({"annotator": "A\u202eB"}, "without control characters"),
         ({"annotator": "A\ud800"}, "without control characters"),
         ({"note": "x" * 4001}, "more than 4000"),
+        ({"note": "\udcff"}, "not Unicode"),
     ],
 )
 def test_what_cannot_be_saved(store, changed, said):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from hydralign.data import label_database
 from hydralign.errors import UserError
 from hydralign.labels.items import Submission
 from hydralign.labels.store import LabelStore
@@ -53,6 +54,8 @@ def test_samples_are_taken_in_once_and_shared_out(monkeypatch, capsys, file, sam
     assert wanted(file) == 20
     terminal(monkeypatch, file)
     assert wanted(file) == 20
+    terminal(monkeypatch, file, "--samples", samples)  # nothing new, and nothing said
+    assert wanted(file) == 20
     terminal(monkeypatch, file, "--samples", samples, "--overlap", "0")
     assert "0 new items, 10 there already." in capsys.readouterr().out
     assert wanted(file) == 10
@@ -76,13 +79,37 @@ def test_status_and_export(monkeypatch, capsys, file, samples, tmp_path):
     assert json.loads(row)["annotator"] == "Bea"
 
 
+def test_status_only_reads(monkeypatch, capsys, file, samples):
+    terminal(monkeypatch, file, "--samples", samples, typed="1=2")
+    before = file.read_bytes()
+    connect = label_database.connect
+    # Permissions would not stop the root of a container.
+    monkeypatch.setattr(label_database, "connect", lambda file, mode: connect(file, "ro"))
+    monkeypatch.setattr("hydralign.labels.store.connect", lambda file, mode: connect(file, "ro"))
+    run("status", file)
+    assert "10 of 12 rankings, of 10 items" in capsys.readouterr().out
+    assert file.read_bytes() == before
+
+
+def test_export_never_replaces_the_database(monkeypatch, file, samples):
+    terminal(monkeypatch, file, "--samples", samples, typed="1=2")
+    with pytest.raises(UserError, match="is a database"):
+        run("export", file, "--to", file)
+    run("status", file)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["serve", "FILE"], "is not there. To begin one: --samples FILE.jsonl"),
         (["status", "FILE"], "there is no such file"),
         (["export", "FILE", "--to", "x.jsonl"], "there is no such file"),
-        (["serve", "FILE", "--samples", "none.jsonl"], "there is no such file"),
+        (["serve", "FILE", "--samples", "none.jsonl"], "--samples none.jsonl: there is no such"),
+        (["serve", "FILE", "--samples", "some/none"], "--samples some/none: there is no such file"),
+        (
+            ["serve", "FILE", "--samples", "SAMPLES", "--annotators-per-item", "0"],
+            "--annotators-per-item 0: wanted at least 1",
+        ),
         (["serve", "FILE", "--samples", "SAMPLES", "--token", "x"], "--token: wanted"),
         (["serve", "FILE", "--samples", "SAMPLES", "--overlap", "2"], "--overlap 2"),
         (["terminal", "FILE", "--samples", "SAMPLES", "--annotator", " "], "name is empty"),

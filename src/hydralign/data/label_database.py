@@ -14,6 +14,8 @@ VERSION = 1
 """Of the layout, kept as SQLite's `user_version`."""
 APPLICATION = 0x68616C62
 """SQLite's `application_id`, which tells a database of ours from any other."""
+MAGIC = b"SQLite format 3\0"
+"""What every database of SQLite begins with."""
 BUSY_SECONDS = 5.0
 """How long to wait for another process that writes."""
 
@@ -95,6 +97,14 @@ def database_errors(file: Path) -> Iterator[None]:
         raise DatabaseTrouble(f"{file} {said}") from error
 
 
+def is_database(file: Path) -> bool:
+    """Say whether a file is one of SQLite's, whatever its name."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as content:
+        return content.read(len(MAGIC)) == MAGIC
+
+
 def connect(file: Path, mode: str) -> sqlite3.Connection:
     """Open a database; whether it is one of ours is for `check_layout`.
 
@@ -137,8 +147,7 @@ def read_rankings(file: Path) -> list[Row]:
     Raises:
         UserError: if the file is not such a database, or cannot be read now.
     """
-    with database_errors(file), closing(_readable(file)) as database:
-        check_layout(database, file)
+    with opened_for_reading(file) as database:
         found = database.execute(LIVE_RANKINGS).fetchall()
     rows = []
     for number, prompt, responses, samples, ranks, annotator, note, saved_at in found:
@@ -153,6 +162,18 @@ def read_rankings(file: Path) -> list[Row]:
         values |= {"samples": json.loads(samples)} if samples else {}
         rows.append(Row(number, values))
     return rows
+
+
+@contextmanager
+def opened_for_reading(file: Path) -> Iterator[sqlite3.Connection]:
+    """Open a database that nobody needs to be able to write.
+
+    Raises:
+        UserError: if the file is not such a database, or cannot be read now.
+    """
+    with database_errors(file), closing(_readable(file)) as database:
+        check_layout(database, file)
+        yield database
 
 
 def _readable(file: Path) -> sqlite3.Connection:

@@ -62,7 +62,7 @@ def labelling_app(store: LabelStore) -> Starlette:
         return await run_in_threadpool(handed_out, shown, annotator)
 
     def how_far(request: Request) -> Response:
-        return JSONResponse(asdict(progress(store)))
+        return JSONResponse(asdict(progress(store.reading())))
 
     return Starlette(
         routes=[

@@ -1,4 +1,4 @@
-"""Items by how unsure a reward model is of them: the most telling rankings come first."""
+"""Uncertainty sampling: the items that a reward model is least sure of are ranked first."""
 
 from collections.abc import Callable, Sequence
 

@@ -13,7 +13,9 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+from hydralign.data.label_database import SUFFIX, is_database
 from hydralign.data.rows import Row
+from hydralign.errors import UserError, disk_trouble
 
 Values = dict[str, Any]
 Form = Callable[[Values], Iterator[Values]]
@@ -24,17 +26,31 @@ def export(rows: Sequence[Row], file: Path, form: str) -> int:
 
     Args:
         rows: as `read_rankings` returns them.
-        file: to write; another one of that name is replaced.
+        file: to write, its folder too; another one of that name is replaced.
         form: one of `FORMS`.
 
     Returns:
         rows written.
+
+    Raises:
+        UserError: if the file is a database, which would be lost, or cannot be written.
     """
+    if file.suffix == SUFFIX or is_database(file):
+        raise UserError(
+            f"{file} is a database, or has the name of one, and what is written is JSON lines. "
+            "Choose another file: --to FILE.jsonl."
+        )
     written = [made for row in rows for made in FORMS[form](row.values)]
     aside = file.with_name(f"{file.name}.partial")
-    with aside.open("w", encoding="utf-8") as lines:
-        lines.writelines(f"{json.dumps(values, ensure_ascii=False)}\n" for values in written)
-    aside.replace(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("w", encoding="utf-8") as lines:
+            lines.writelines(f"{json.dumps(values, ensure_ascii=False)}\n" for values in written)
+        aside.replace(file)
+    except OSError as error:
+        if (reason := disk_trouble(error)) is None:
+            raise
+        raise UserError(f"Cannot write {file}: {reason}. Choose another file: --to.") from error
     return len(written)
 
 

@@ -107,6 +107,8 @@ class Submission:
             raise UserError("ranks: wanted finite numbers.")
         if len(self.note) > LONGEST_NOTE:
             raise UserError(f"The note has more than {LONGEST_NOTE} characters.")
+        if any("\ud800" <= c <= "\udfff" for c in self.note):
+            raise UserError("The note holds characters that are not Unicode.")
 
 
 def check_name(name: str) -> str:

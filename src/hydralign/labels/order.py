@@ -19,6 +19,7 @@ def random_priority(content: str, seed: int) -> float:
 def uncertainty(scores: Sequence[float]) -> float:
     """Return how unsure a reward model is of a ranking: mean entropy of its pairs, in bits.
 
+    This is what uncertainty sampling, a kind of active learning, goes by.
     A pair has P(first is better) = sigmoid(difference of scores), as in training. All pairs count,
     and not only the best two, because the reward model learns from all of them.
 

@@ -4,11 +4,12 @@ import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from hydralign.labels.store import LabelStore
+from hydralign.errors import UserError
 
 Ranks = Sequence[int]
 
@@ -41,9 +42,16 @@ class Progress:
     annotators: list[Work]
 
 
-def progress(store: LabelStore) -> Progress:
-    """Count, and measure the agreement."""
-    with store.reading() as database:
+def progress(opened: AbstractContextManager[sqlite3.Connection]) -> Progress:
+    """Count, and measure the agreement.
+
+    Args:
+        opened: the database, to be read; the agreement is measured when it is closed.
+
+    Raises:
+        UserError: if the file cannot be read, or as `agreement` does.
+    """
+    with opened as database:
         items, wanted = database.execute("SELECT count(*), total(wanted) FROM items").fetchone()
         ranks = _ranks(database)
         annotators = _work(database)
@@ -71,10 +79,10 @@ def agreement(rankings: Sequence[Mapping[str, Ranks]]) -> float | None:
 
     Returns:
         alpha; None where no two annotators have ranked the same item, or all places are equal.
-    """
-    import krippendorff  # only now: it imports numpy, which the page does without
-    import numpy as np
 
+    Raises:
+        UserError: if something can be compared, and the extra `label` is not installed.
+    """
     several = [by for by in rankings if len(by) > 1]
     names = sorted({name for by in several for name in by})
     columns: list[list[float]] = []  # one each response: its place by every annotator
@@ -85,6 +93,12 @@ def agreement(rankings: Sequence[Mapping[str, Ranks]]) -> float | None:
         columns += zip(*(known.get(name, blank) for name in names), strict=True)  # type: ignore[arg-type]
     if not columns:
         return None
+    import numpy as np  # only now: the page starts without it
+
+    try:
+        import krippendorff
+    except ImportError as error:
+        raise UserError("The agreement needs krippendorff: pip install -e '.[label]'") from error
     values = np.array(columns).T
     if len(np.unique(values[~np.isnan(values)])) < 2:
         return None

@@ -26,7 +26,8 @@ class Sample:
     """A prompt with the responses to rank.
 
     Raises:
-        BadRow: if the prompt is empty, there are too few or too many responses, or two are equal.
+        BadRow: if the prompt is empty, there are too few or too many responses, two are equal, or
+            a text cannot be written.
     """
 
     prompt: PromptText
@@ -47,6 +48,11 @@ class Sample:
             raise BadRow("two responses are the same")
         if self.samples is not None and len(self.samples) != k:
             raise BadRow(f"{k} responses but {len(self.samples)} samples")
+        try:  # JSON may hold half of a pair of surrogates, which no page and no file can show
+            texts = [prompt_json(self.prompt), self.responses, self.samples]
+            json.dumps(texts, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise BadRow("text that is not Unicode: half of a pair of surrogates") from error
 
     @property
     def content(self) -> str:

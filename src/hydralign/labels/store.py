@@ -89,32 +89,43 @@ class LabelStore:
         with self._lock:
             self._database.close()
 
-    def add(self, samples: Sequence[Sample], seed: int = 0) -> int:
+    def add(
+        self, samples: Sequence[Sample], seed: int = 0, overlap: float = 0.0, annotators: int = 2
+    ) -> int:
         """Take in samples, all or none; those that are there already stay as they are.
 
         Args:
             samples: to take in.
             seed: of the random order in which they are handed out.
+            overlap: share of the new ones that several annotators are to rank, 0 to 1.
+            annotators: how many are to rank each of those.
 
         Returns:
             how many are new.
+
+        Raises:
+            UserError: if the share is no share, or there are no annotators.
         """
-        rows = [
-            (
-                sample.content,
-                json.dumps(prompt_json(sample.prompt)),
-                json.dumps(sample.responses),
-                None if sample.samples is None else json.dumps(sample.samples),
-                random_priority(sample.content, seed),
-            )
-            for sample in samples
-        ]
         with self._writing() as database:
-            return database.executemany(
-                "INSERT OR IGNORE INTO items (content, prompt, responses, samples, priority) "
-                "VALUES (?, ?, ?, ?, ?)",
-                rows,
-            ).rowcount
+            known = _contents(database)
+            new = {sample.content: sample for sample in samples if sample.content not in known}
+            wanted = chosen_for_several(list(new), overlap, annotators)
+            database.executemany(
+                "INSERT INTO items (content, prompt, responses, samples, priority, wanted) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        content,
+                        json.dumps(prompt_json(sample.prompt)),
+                        json.dumps(sample.responses),
+                        None if sample.samples is None else json.dumps(sample.samples),
+                        random_priority(content, seed),
+                        wanted[content],
+                    )
+                    for content, sample in new.items()
+                ],
+            )
+        return len(new)
 
     def items(self) -> list[Item]:
         """Return all items."""
@@ -122,15 +133,14 @@ class LabelStore:
             return [Item(*_decoded(row)) for row in database.execute(_ITEM)]
 
     def share_out(self, overlap: float, annotators: int) -> None:
-        """Choose the items that several annotators are to rank.
+        """Choose anew, of all items, those that several annotators are to rank.
 
         Args:
             overlap: their share, 0 to 1.
             annotators: how many are to rank each of them.
         """
         with self._writing() as database:
-            contents = [content for (content,) in database.execute("SELECT content FROM items")]
-            wanted = chosen_for_several(contents, overlap, annotators)
+            wanted = chosen_for_several(list(_contents(database)), overlap, annotators)
             database.executemany(
                 "UPDATE items SET wanted = ? WHERE content = ?",
                 [(number, content) for content, number in wanted.items()],
@@ -260,10 +270,7 @@ class LabelStore:
     def _item(self, number: int, content: str = "") -> Item:
         row = self._database.execute(f"{_ITEM} WHERE id = ?", [number]).fetchone()
         if content and (row is None or row[1] != content):
-            raise AnotherItem(
-                f"Item {number} of {self.file.name} is not the one that was ranked: the ranking "
-                "belongs to another file."
-            )
+            raise AnotherItem(f"Item {number} of {self.file.name} is another one than was ranked.")
         if row is None:
             raise UserError(f"There is no item {number}.")
         return Item(*_decoded(row))
@@ -281,6 +288,10 @@ class LabelStore:
 
     def _time(self) -> str:
         return datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
+
+
+def _contents(database: sqlite3.Connection) -> set[str]:
+    return {content for (content,) in database.execute("SELECT content FROM items")}
 
 
 def _decoded(row: tuple[int, str, str, str]) -> tuple[int, str, object, list[str]]:

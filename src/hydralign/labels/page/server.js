@@ -52,8 +52,9 @@ export async function save(ranking, trouble) {
   try {
     await ask("api/rankings", ranking, trouble);
   } catch (error) {
-    if (error.status === OF_ANOTHER_FILE) error.message += " It is kept in this browser until that file is served here.";
-    else localStorage.removeItem(key);
+    if (error.status === OF_ANOTHER_FILE) {
+      error.message += " The ranking belongs to another file. It is kept in this browser until that file is served here.";
+    } else localStorage.removeItem(key);
     throw error;
   }
   localStorage.removeItem(key);

@@ -64,6 +64,10 @@ export function showProgress({ wanted, rankings, compared_items, agreement, anno
   $("counts").textContent = `you ${mine?.rankings ?? 0} · all ${rankings} of ${wanted}`;
   $("agreement").textContent =
     agreement === null ? "" : `agreement ${agreement.toFixed(2)} on ${compared_items} items`;
+  $("left").textContent =
+    rankings < wanted
+      ? `Rankings still wanted from other annotators: ${wanted - rankings}. Some items are for several to rank, were skipped, or are with somebody else at this moment.`
+      : "Every item has the rankings that it needs.";
   $("progress").hidden = false;
 }
 
