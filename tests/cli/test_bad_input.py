@@ -99,7 +99,8 @@ def test_too_few_rows(typed, tmp_path):
     [
         (
             [],
-            "data=jsonl needs a file of yours (.json, .jsonl, .csv, .parquet, .sqlite): data.path=FILE.",
+            "data=jsonl needs a file of yours (.json, .jsonl, .csv, .parquet, .sqlite): data."
+            "path=FILE.",
         ),
         (["data.path=gone.jsonl"], "data.path=gone.jsonl: there is no such file (looked in "),
         (["data.path=/tmp"], "/tmp: cannot read a folder."),
