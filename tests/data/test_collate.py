@@ -50,6 +50,7 @@ def test_comparisons_keep_the_pairs_of_a_prompt_together():
     assert batch.second.tolist() == [0, 3, 2]
     assert batch.target.tolist() == [1.0, 0.5, 1.0]
     assert batch.weight.tolist() == [1.0, 0.5, 0.5]
+    assert batch.prompt_index.tolist() == [0, 1, 1]
 
 
 def test_prompts_are_padded_on_the_left():

@@ -5,7 +5,7 @@ import torch
 
 from hydralign.data.collate import collate_comparisons
 from hydralign.data.examples import ComparisonExample, Pair
-from hydralign.stages.pairs import HeldOutPairs
+from hydralign.stages.pairs import HeldOutPairs, PairRows
 
 
 def compared(prompt, *scores):
@@ -42,3 +42,23 @@ def test_the_figures_begin_anew_each_time():
     examples = [compared([1], 2.0, 1.0)[0]]
     found.add(torch.tensor([2.0, 1.0]), collate_comparisons(examples, examples, pad_id=0))
     assert found.accuracy() == 1
+
+
+def test_comparisons_without_a_prompt_are_each_one_of_the_interval():
+    """Whole sentences: they share no prompt, though all begin alike."""
+    right, wrong = compared([1], 2.0, 1.0), compared([1], 1.0, 2.0)
+    figures = held_out([right, wrong], [right], [wrong]).figures(seed=0)
+    # Four prompts of 1, 0, 1 and 0: one draw in sixteen gives none or all of them.
+    assert figures["pair_accuracy"] == 0.5
+    assert figures["pair_accuracy_low"] == pytest.approx(0.0, abs=0.26)
+    assert figures["pair_accuracy_high"] == pytest.approx(1.0, abs=0.26)
+    assert figures["pair_accuracy_low"] < 0.5 < figures["pair_accuracy_high"]
+
+
+def test_the_rows_of_a_report_tell_prompts_apart_alike():
+    rows = PairRows("points")
+    for batch in ([compared([1], 2.0, 1.0), compared([1, 7], 1.0, 2.0, 0.0)],) * 2:
+        examples = [example for example, _ in batch]
+        scores = torch.tensor([score for _, scores in batch for score in scores])
+        rows.add(scores, collate_comparisons(examples, examples, pad_id=0))
+    assert rows.outcomes(None).prompts == [0, 1, 1, 2, 1, 1]

@@ -44,6 +44,8 @@ class ComparisonBatch:
     """(pairs,) probability that the first is preferred: 1, or 0.5 for a tie."""
     weight: Tensor
     """(pairs,) 1 / number of pairs of the same prompt, so that each prompt counts once."""
+    prompt_index: Tensor
+    """(pairs,) which comparison of this batch the pair belongs to."""
     gap: Tensor
     """(pairs,) how far apart people rated the two; NaN where they rated nothing."""
     prompts: int
@@ -57,6 +59,7 @@ class ComparisonBatch:
             second=self.second.to(device),
             target=self.target.to(device),
             weight=self.weight.to(device),
+            prompt_index=self.prompt_index.to(device),
             gap=self.gap.to(device),
             prompts=self.prompts,
         )
@@ -117,8 +120,8 @@ def collate_comparisons(
     """
     prompts: list[list[int]] = []
     responses: list[list[int]] = []
-    first, second, target, weight, gap = [], [], [], [], []
-    for example in examples:
+    first, second, target, weight, prompt_index, gap = [], [], [], [], [], []
+    for index, example in enumerate(examples):
         start = len(responses)
         prompts += [example.prompt_ids] * len(example.responses)
         responses += example.responses
@@ -126,6 +129,7 @@ def collate_comparisons(
         second += [start + pair.second for pair in example.pairs]
         target += [pair.target for pair in example.pairs]
         weight += [1 / len(example.pairs)] * len(example.pairs)
+        prompt_index += [index] * len(example.pairs)
         gap += [nan if pair.gap is None else pair.gap for pair in example.pairs]
     return ComparisonBatch(
         sequences=pad_sequences(prompts, responses, pad_id),
@@ -133,6 +137,7 @@ def collate_comparisons(
         second=torch.tensor(second),
         target=torch.tensor(target),
         weight=torch.tensor(weight),
+        prompt_index=torch.tensor(prompt_index),
         gap=torch.tensor(gap),
         prompts=len(step),
     )

@@ -17,6 +17,9 @@ from hydralign.stages.bootstrap import bootstrap_interval
 TIE = 0.5
 """Target of a pair that people ranked equal; it is neither right nor wrong."""
 
+EMPTY = 1
+"""Tokens of a prompt without a text: it begins, and nothing else."""
+
 
 def pair_accuracies(scores: Tensor, batch: ComparisonBatch) -> Tensor:
     """Return 1, 0 or one half for each of the pairs (decided,) that are no ties.
@@ -30,16 +33,32 @@ def pair_accuracies(scores: Tensor, batch: ComparisonBatch) -> Tensor:
     return pairwise_accuracy(first, second, batch.target[decided])
 
 
-def prompts_of_pairs(batch: ComparisonBatch) -> list[tuple[int, ...]]:
-    """Return the prompt's token ids for each of the pairs (decided,) that are no ties.
+class PromptNumbers:
+    """Numbers prompts as they come, and knows one again by its tokens.
 
-    By these a prompt is known again in another comparison: several people may rank its responses,
-    and a ranking may be cut into pairs.
+    Several people may rank the responses to a prompt, and a ranking may be cut into pairs. Where
+    prompts are empty, as those of whole sentences, each comparison counts as a prompt of its own.
     """
-    p, rows = batch.sequences.prompt_length, batch.first[batch.target != TIE]
-    ids = batch.sequences.sequence_ids[rows, :p].cpu()
-    real = batch.sequences.attention_mask[rows, :p].cpu()
-    return [tuple(prompt[kept].tolist()) for prompt, kept in zip(ids, real, strict=True)]
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._numbers: dict[tuple[Any, ...], int] = {}
+        self._batches = 0
+
+    def of_pairs(self, batch: ComparisonBatch) -> list[int]:
+        """Return the prompt's number for each of the pairs (decided,) that are no ties."""
+        decided, p = batch.target != TIE, batch.sequences.prompt_length
+        rows, self._batches = batch.first[decided], self._batches + 1
+        ids = batch.sequences.sequence_ids[rows, :p].cpu()
+        real = batch.sequences.attention_mask[rows, :p].cpu()
+        found = []
+        for prompt, kept, index in zip(
+            ids, real, batch.prompt_index[decided].tolist(), strict=True
+        ):
+            tokens = prompt[kept].tolist()
+            key = ("tokens", *tokens) if len(tokens) > EMPTY else (self._batches, index)
+            found.append(self._numbers.setdefault(key, len(self._numbers)))
+        return found
 
 
 class PairRows:
@@ -52,7 +71,7 @@ class PairRows:
             unit: of the scores.
         """
         self.unit = unit
-        self._numbers: dict[tuple[int, ...], int] = {}
+        self._numbers = PromptNumbers()
         self._columns: dict[str, list[Any]] = {
             name: [] for name in ("scores", "lengths", "preferred", "other", "prompts", "gaps")
         }
@@ -64,8 +83,7 @@ class PairRows:
             scores: (n,) of its rows.
             batch: of whole comparisons.
         """
-        rows, numbers = len(self._columns["scores"]), self._numbers
-        prompts = [numbers.setdefault(ids, len(numbers)) for ids in prompts_of_pairs(batch)]
+        rows = len(self._columns["scores"])
         decided = batch.target != TIE
         won, first, second = (x[decided] for x in (batch.target == 1, batch.first, batch.second))
         for name, values in {
@@ -76,7 +94,7 @@ class PairRows:
             "gaps": batch.gap[decided],
         }.items():
             self._columns[name] += values.tolist()
-        self._columns["prompts"] += prompts
+        self._columns["prompts"] += self._numbers.of_pairs(batch)
 
     def outcomes(self, log_odds: float | None) -> PairOutcomes:
         """Return what was collected.
@@ -93,7 +111,8 @@ class HeldOutPairs:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._of_prompts: dict[tuple[int, ...], list[float]] = defaultdict(list)
+        self._numbers = PromptNumbers()
+        self._of_prompts: dict[int, list[float]] = defaultdict(list)
 
     def add(self, scores: Tensor, batch: ComparisonBatch) -> None:
         """Add a batch.
@@ -103,7 +122,7 @@ class HeldOutPairs:
             batch: of whole comparisons.
         """
         accuracies = pair_accuracies(scores, batch).tolist()
-        for prompt, accuracy in zip(prompts_of_pairs(batch), accuracies, strict=True):
+        for prompt, accuracy in zip(self._numbers.of_pairs(batch), accuracies, strict=True):
             self._of_prompts[prompt].append(accuracy)
 
     def accuracy(self) -> float:
