@@ -45,9 +45,8 @@ def composed(work: Work, scratch: Path) -> Any:
     if work.stage == "ppo":
         settings = {"rollouts": work.steps, "rollout_batch_size": work.rows, "ppo_epochs": 4}
         settings |= {"minibatch_size": work.rows, "warmup_rollouts": 0, "value_warmup_rollouts": 0}
-    sizes = [f"hardware.{name}={work.rows}" for name in ("train_micro_batch_size",)]
-    sizes += [f"hardware.score_micro_batch_size={work.rows}"]
-    sizes += [f"hardware.generation_batch_size={work.rows}"]
+    names = ("train_micro_batch_size", "score_micro_batch_size", "generation_batch_size")
+    sizes = [f"hardware.{name}={work.rows}" for name in names]
     sizes += [f"hardware.gradient_checkpointing={str(work.stage != 'ppo').lower()}"]
     lengths = LENGTHS[work.stage]
     rows = random_models.write_rows(scratch / "rows.jsonl", lengths)

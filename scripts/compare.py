@@ -23,6 +23,7 @@ from hydralign.artifacts import write_json  # noqa: E402
 from hydralign.explain import explain  # noqa: E402
 from hydralign.record import RECORD  # noqa: E402
 from hydralign.report.apart import draw_apart  # noqa: E402
+from hydralign.report.measures import root_kl, smooth  # noqa: E402
 
 COLUMNS = (
     ("score in training", "train_score", "{:+.2f}"),
@@ -126,15 +127,20 @@ def draw(rows: Sequence[dict[str, Any]], curves: dict[str, Any], picture: Path) 
     )
     for axis, (key, title) in zip(axes.flat, panels, strict=True):
         chosen = [row for row in rows if row["name"] == "sft" or row["name"].startswith("best of")]
-        points = [(max(row["kl_per_sequence"], 0) ** 0.5, row[key]) for row in chosen]
+        points = [(root_kl(row["kl_per_sequence"]), row[key]) for row in chosen]
         axis.plot(*zip(*points, strict=True), "o-", color="#555753", label="best of n")
         for row, color in zip([r for r in rows if r not in chosen], cycle(COLORS)):
             if key == "score_after":
                 kl, scores = (smooth(x) for x in curves.get(row["name"], ([], [])))
-                roots = [max(x, 0) ** 0.5 for x in kl]
-                axis.plot(roots, scores, color=color, linewidth=1, alpha=0.6)
-            place = max(row["kl_per_sequence"], 0) ** 0.5
-            axis.plot(place, row[key], "s", color=color, markersize=8, label=row["name"])
+                axis.plot(root_kl(kl), scores, color=color, linewidth=1, alpha=0.6)
+            axis.plot(
+                root_kl(row["kl_per_sequence"]),
+                row[key],
+                "s",
+                color=color,
+                markersize=8,
+                label=row["name"],
+            )
         axis.set_xlabel("root of the KL to the SFT policy (root of nats per response)")
         axis.set_ylabel(title)
         axis.grid(alpha=0.3)
@@ -144,12 +150,6 @@ def draw(rows: Sequence[dict[str, Any]], curves: dict[str, Any], picture: Path) 
 
 
 COLORS = ("#3465a4", "#cc0000", "#4e9a06", "#c17d11", "#75507b")
-
-
-def smooth(values: Sequence[float], window: int = 5) -> list[float]:
-    """Return means over some neighbours before each value."""
-    pieces = [values[max(0, end - window) : end] for end in range(1, len(values) + 1)]
-    return [sum(piece) / len(piece) for piece in pieces]
 
 
 def show(out: Path) -> None:

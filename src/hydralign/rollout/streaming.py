@@ -9,6 +9,8 @@ from transformers.cache_utils import DynamicCache
 
 from hydralign.models.codec import Codec
 from hydralign.models.roles import TextRole
+from hydralign.rl.masks import position_ids
+from hydralign.rollout.decoders import GrowingDecoder
 from hydralign.rollout.decoding import Decoding
 from hydralign.rollout.sampling import uniform_numbers
 
@@ -41,18 +43,19 @@ def stream_tokens(
     device = generator.device
     uniform = uniform_numbers(1, most, generator, device)
     ids = torch.tensor([list(prompt_ids)], device=device)
-    positions = torch.arange(ids.shape[1], device=device).unsqueeze(0)
-    cache = DynamicCache()
+    mask, cache = torch.ones_like(ids, dtype=torch.bool), DynamicCache()
+    positions = position_ids(mask)
+    with precision():
+        logits = policy.next_token_logits(ids, mask, positions, cache)
+    decoder = GrowingDecoder(policy, mask, positions, cache)
     for t in range(most):
-        mask = torch.ones(1, int(positions[0, -1]) + 1, dtype=torch.bool, device=device)
-        with precision():
-            logits = policy.next_token_logits(ids, mask, positions, cache)
         ids = decoding(logits, uniform[:, t : t + 1])
         token = int(ids)
         yield token
-        if token in codec.stop_ids:
+        if token in codec.stop_ids or t + 1 == most:
             return
-        positions = positions[:, -1:] + 1
+        with precision():
+            logits = decoder(ids)
 
 
 def stream_text(tokens: Iterable[int], codec: Codec) -> Iterator[str]:
