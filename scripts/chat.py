@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hydralign.errors import UserError
-from hydralign.explain import explain
+from hydralign.explain import run_script
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -89,11 +89,6 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses kernels nobody asked for
     try:
-        main()
+        run_script(main)
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception as error:
-        message = explain(error)
-        if message is None:
-            raise
-        sys.exit(message)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from hydralign.artifacts import write_json  # noqa: E402
-from hydralign.explain import explain  # noqa: E402
+from hydralign.explain import run_script  # noqa: E402
 from hydralign.record import RECORD  # noqa: E402
 from hydralign.report.apart import draw_apart  # noqa: E402
 from hydralign.report.measures import root_kl, smooth  # noqa: E402
@@ -186,10 +186,4 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for library in ("lightning", "tensorboard"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    try:
-        main()
-    except Exception as error:
-        message = explain(error, ROOT / "conf", "choose another folder: --out DIR")
-        if message is None:
-            raise
-        sys.exit(message)
+    run_script(main, ROOT / "conf", "choose another folder: --out DIR")

@@ -11,14 +11,13 @@ temperature 1 and greedily. A win is a higher score of the second on the same pr
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from hydralign.data.splits import ALL, SPLIT_NAMES
 from hydralign.evaluation_file import check_replaceable, write_evaluation
-from hydralign.explain import explain
+from hydralign.explain import run_script
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -121,10 +120,4 @@ def report_ranked(options: argparse.Namespace) -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses kernels nobody asked for
-    try:
-        main()
-    except Exception as error:
-        message = explain(error, CONF, "choose another file: --out FILE")
-        if message is None:
-            raise
-        sys.exit(message)
+    run_script(main, CONF, "choose another file: --out FILE")

@@ -10,12 +10,11 @@ held-out texts; where it departs too far, nothing is written. docs/export.md say
 
 import argparse
 import logging
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-from hydralign.explain import explain  # noqa: E402
+from hydralign.explain import run_script  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -51,10 +50,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        main()
-    except Exception as error:
-        message = explain(error, ROOT / "conf", "choose another folder: --to DIR")
-        if message is None:
-            raise
-        sys.exit(message)
+    run_script(main, ROOT / "conf", "choose another folder: --to DIR")

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from hydralign.data.label_database import opened_for_reading, read_rankings  # noqa: E402
 from hydralign.errors import UserError  # noqa: E402
-from hydralign.explain import explain  # noqa: E402
+from hydralign.explain import run_script  # noqa: E402
 from hydralign.labels.doubts import LAST, unsure_first  # noqa: E402
 from hydralign.labels.export import FORMS, export  # noqa: E402
 from hydralign.labels.progress import progress  # noqa: E402
@@ -176,11 +176,6 @@ def add_items(command: argparse.ArgumentParser) -> None:
 if __name__ == "__main__":
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses kernels nobody asked for
     try:
-        main()
+        run_script(main, ROOT / "conf")
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception as error:
-        message = explain(error, ROOT / "conf")
-        if message is None:
-            raise
-        sys.exit(message)

@@ -20,7 +20,7 @@ from hydralign import config
 from hydralign.artifacts import write_json
 from hydralign.checks import check_settings
 from hydralign.cli import garbage_kept
-from hydralign.explain import explain
+from hydralign.explain import run_script
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -82,10 +82,4 @@ def plan_stage(name: str, cfg: DictConfig) -> dict[str, Any]:
 if __name__ == "__main__":
     logging.disable(logging.WARNING)  # libraries have much to say
     warnings.simplefilter("ignore")
-    try:
-        main(sys.argv[1:])
-    except Exception as error:
-        message = explain(error, CONF, "choose another folder: outputs=DIR")
-        if message is None:
-            raise
-        sys.exit(message)
+    run_script(lambda: main(sys.argv[1:]), CONF, "choose another folder: outputs=DIR")

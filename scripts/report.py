@@ -7,12 +7,11 @@ TensorBoard. A chain gets one that links to those of its stages.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-from hydralign.explain import explain  # noqa: E402
+from hydralign.explain import run_script  # noqa: E402
 from hydralign.report.write import write_report  # noqa: E402
 
 
@@ -27,12 +26,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Exception as error:
-        message = explain(
-            error, ROOT / "conf", "copy the run to a folder that can be written, and name the copy"
-        )
-        if message is None:
-            raise
-        sys.exit(message)
+    run_script(
+        main, ROOT / "conf", "copy the run to a folder that can be written, and name the copy"
+    )

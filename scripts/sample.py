@@ -10,14 +10,13 @@ the same. Called again after a stop, it goes on. With ranks added, a row is one 
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
 from hydralign.data.splits import ALL, SPLIT_NAMES  # noqa: E402
-from hydralign.explain import explain  # noqa: E402
+from hydralign.explain import run_script  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,10 +58,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses kernels nobody asked for
-    try:
-        main()
-    except Exception as error:
-        message = explain(error, CONF, "choose another file: --out FILE")
-        if message is None:
-            raise
-        sys.exit(message)
+    run_script(main, CONF, "choose another file: --out FILE")

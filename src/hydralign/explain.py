@@ -1,8 +1,9 @@
 """What an exception means in the user's terms: which key, file or disk, and what to do about it."""
 
 import re
+import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,25 @@ def explain(
             return _about_option(error, conf_dir)
         case _:
             return _about_key(error, causes, conf_dir)
+
+
+def run_script(
+    main: Callable[[], None], conf_dir: Path | None = None, elsewhere: str = ELSEWHERE
+) -> None:
+    """Call a script's main function; a user's mistake ends it with one message.
+
+    Args:
+        main: reads the command line and does the work.
+        conf_dir: as `explain` takes it.
+        elsewhere: likewise.
+    """
+    try:
+        main()
+    except Exception as error:
+        message = explain(error, conf_dir, elsewhere)
+        if message is None:
+            raise
+        sys.exit(message)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
