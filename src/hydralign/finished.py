@@ -26,20 +26,31 @@ from hydralign.runs import Run, find_policy, find_reward_model
 
 
 @dataclass(frozen=True)
-class Policy:
-    """A policy that is ready to write."""
+class Opened:
+    """A finished run's product with what it takes to use it."""
 
     run: Run
     config: DictConfig
     """With which it was made."""
     codec: Codec
-    role: TextRole
     device: torch.device
 
     @property
     def artifact(self) -> Path:
         """Where it comes from."""
         return self.run.artifact
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Return the context in which it computes as in training."""
+        mixed = self.config.hardware.precision == "bf16-mixed"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
+
+
+@dataclass(frozen=True)
+class Policy(Opened):
+    """A policy that is ready to write."""
+
+    role: TextRole
 
     def encoder(self, data: DictConfig | None = None) -> Encoder:
         """Return what makes tokens of prompts: its own template, the limits of some data.
@@ -62,26 +73,12 @@ class Policy:
         limit = max_response_tokens or self.config.data.max_response_tokens
         return Sampling(temperature, limit, rows)
 
-    def precision(self) -> AbstractContextManager[Any]:
-        """Return the context in which it computes as in training."""
-        return _precision(self.config, self.device)
-
 
 @dataclass(frozen=True)
-class RewardModel:
+class RewardModel(Opened):
     """A reward model that is ready to score."""
 
-    run: Run
-    config: DictConfig
-    """With which it was made."""
-    codec: Codec
     role: ScalarRole
-    device: torch.device
-
-    @property
-    def artifact(self) -> Path:
-        """Where it comes from."""
-        return self.run.artifact
 
     def encoder(self) -> Encoder:
         """Return what makes tokens of prompts and responses, as in its training."""
@@ -107,10 +104,6 @@ class RewardModel:
         with self.precision():
             scores: list[float] = self.role.scores(sequences).tolist()
         return scores
-
-    def precision(self) -> AbstractContextManager[Any]:
-        """Return the context in which it computes as in training."""
-        return _precision(self.config, self.device)
 
 
 def open_policy(folder: Path) -> Policy:
@@ -158,7 +151,7 @@ def open_reward_model(folder: Path) -> RewardModel:
 
 
 def _load(runs: Sequence[Run], *, scalar: bool) -> list[tuple[DictConfig, Codec, Any, Any]]:
-    """Return config, codec, role and device of runs that are of one lineage."""
+    """Return config, codec, device and role of runs that are of one lineage."""
     for run in runs:
         check_files(run.artifact, run.manifest)
     configs = [run.config for run in runs]
@@ -172,7 +165,7 @@ def _load(runs: Sequence[Run], *, scalar: bool) -> list[tuple[DictConfig, Codec,
     roles = build_roles(configs[0], stage, paths, len(codecs[0].tokenizer))
     device = torch.device(device_of(configs[0].hardware.accelerator))
     placed = [role.to(device) for role in roles.values()]
-    return list(zip(configs, codecs, placed, [device] * len(runs), strict=True))
+    return list(zip(configs, codecs, [device] * len(runs), placed, strict=True))
 
 
 def _encoder(cfg: DictConfig, codec: Codec, limits: DictConfig) -> Encoder:
@@ -184,8 +177,3 @@ def _encoder(cfg: DictConfig, codec: Codec, limits: DictConfig) -> Encoder:
         limits.max_response_tokens,
         limits.max_comparison_tokens,
     )
-
-
-def _precision(cfg: DictConfig, device: torch.device) -> AbstractContextManager[Any]:
-    mixed = cfg.hardware.precision == "bf16-mixed"
-    return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
