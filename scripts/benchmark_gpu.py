@@ -64,7 +64,7 @@ def measure_hydralign(work: Work, scratch: Path) -> dict[str, float]:
     import torch
 
     from hydralign.memory import forget_peak, peak_memory_gb
-    from scripts.benchmark import make_clock, phases
+    from scripts.benchmark_hydralign import make_clock, phases
     from scripts.random_models import built
 
     cfg = composed(work, scratch)

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from hydralign.data.examples import ComparisonExample, Pair
 from hydralign.data.loaders import Step
 from hydralign.data.splits import HashSplitter
-from scripts import benchmark, benchmark_inputs, benchmark_trl
+from scripts import benchmark, benchmark_hydralign, benchmark_inputs, benchmark_trl
 from scripts.benchmark_inputs import figures, make_rows, overrides_of
 
 MORE = {"generate_seconds": 1.0, "score_seconds": 2.0, "train_seconds": 7.0, "mfu": 0.5}
@@ -70,11 +70,11 @@ def test_both_sides_get_the_rows_of_the_training_split(tmp_path):
 @pytest.mark.parametrize("name", benchmark.WORKS)
 def test_what_hydralign_is_told_composes(name, tmp_path):
     work = benchmark.WORKS[name]
-    cfg = benchmark._composed(overrides_of(work, tmp_path))
+    cfg = benchmark_hydralign.composed(overrides_of(work, tmp_path))
     steps = cfg.stage.rollouts if work.stage == "ppo" else cfg.stage.steps
     size = cfg.stage.rollout_batch_size if work.stage == "ppo" else cfg.stage.batch_size
     assert (steps, size) == (work.steps, work.rows)
-    prepared = benchmark._composed(overrides_of(work, tmp_path, "sft"))
+    prepared = benchmark_hydralign.composed(overrides_of(work, tmp_path, "sft"))
     assert prepared.stage.steps == (work.steps if work.stage == "sft" else 1)
     if work.model == "smollm2":
         lora = {"r": cfg.model.lora.rank, "lora_alpha": cfg.model.lora.alpha}
@@ -84,7 +84,7 @@ def test_what_hydralign_is_told_composes(name, tmp_path):
 
 def test_the_tokens_of_a_step_are_counted_prompts_with_each_response():
     example = ComparisonExample([5, 6, 7], [[8, 1], [9, 9, 9, 1]], [Pair(0, 1, 1.0)])
-    clock = benchmark.make_clock()
+    clock = benchmark_hydralign.make_clock()
     for index in range(2):
         step = Step([example] * (index + 1), [example] * 2, collate=None)
         clock.on_train_batch_start(None, None, step, index)
@@ -95,7 +95,7 @@ def test_the_tokens_of_a_step_are_counted_prompts_with_each_response():
 
 @pytest.mark.parametrize("name", [n for n, w in benchmark.WORKS.items() if w.stage == "dpo"])
 def test_dpo_holds_on_to_its_reference_alike_on_both_sides(name, tmp_path):
-    cfg = benchmark._composed(overrides_of(benchmark.WORKS[name], tmp_path))
+    cfg = benchmark_hydralign.composed(overrides_of(benchmark.WORKS[name], tmp_path))
     ours = (cfg.stage.beta, cfg.stage.loss, cfg.stage.label_smoothing)
     assert ours == (benchmark_inputs.BETA, "sigmoid", 0.0)
 
@@ -139,7 +139,7 @@ def test_the_tiny_model_is_that_of_its_config(tmp_path, monkeypatch):
     monkeypatch.setenv("HYDRALIGN_CACHE", str(tmp_path / "cache"))
     benchmark.make_tiny(tmp_path / "tiny")
     made = json.loads((tmp_path / "tiny/config.json").read_text())
-    shape = benchmark._composed(["stage=sft", "model=tiny"]).model.architecture
+    shape = benchmark_hydralign.composed(["stage=sft", "model=tiny"]).model.architecture
     assert (made["hidden_size"], made["vocab_size"]) == (shape.hidden_size, 4096)
     assert AutoTokenizer.from_pretrained(tmp_path / "tiny").eos_token is not None
 
@@ -151,9 +151,10 @@ def test_a_missing_model_is_named_with_what_to_do(tmp_path, monkeypatch):
 
 
 def test_the_machine_multiplies():
-    assert 1e8 < benchmark.matrix_rate("float32") < 1e15
+    assert 1e8 < benchmark_hydralign.matrix_rate("float32") < 1e15
 
 
 def test_the_process_that_starts_the_others_has_not_loaded_torch():
-    code = "import sys, scripts.benchmark; sys.exit('torch' in sys.modules)"
+    code = "import sys; from scripts import benchmark, benchmark_hydralign, benchmark_trl; "
+    code += "sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
