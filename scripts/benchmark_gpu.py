@@ -116,7 +116,8 @@ def measure_trl(work: Work, scratch: Path) -> dict[str, float]:
     from hydralign.data_source import DataSource
     from hydralign.memory import forget_peak, peak_memory_gb
     from hydralign.model_source import build_codec
-    from scripts.benchmark_trl import CLASSIFIER, Task, make_watch, run
+    from scripts.benchmark_trl import run
+    from scripts.benchmark_trl_task import CLASSIFIER, Task, make_watch
     from scripts.random_models import random_base
 
     cfg = composed(work, scratch)

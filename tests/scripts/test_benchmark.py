@@ -12,6 +12,7 @@ from hydralign.data.loaders import Step
 from hydralign.data.splits import HashSplitter
 from scripts import benchmark, benchmark_hydralign, benchmark_inputs, benchmark_trl
 from scripts.benchmark_inputs import figures, make_rows, overrides_of
+from scripts.benchmark_trl_task import Task
 
 MORE = {"generate_seconds": 1.0, "score_seconds": 2.0, "train_seconds": 7.0, "mfu": 0.5}
 RUNS = {  # step seconds and tokens, the first of which do not count
@@ -116,7 +117,7 @@ def test_trl_asks_its_reference_at_every_step(model, tmp_path, monkeypatch):
     work = benchmark.Work("dpo", model, rows=1, steps=3)
     adapters = benchmark_inputs.LORA if model == "smollm2" else None
     settings = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
-    task = benchmark_trl.Task(work, rows, None, lambda kind: object(), adapters, settings, None)
+    task = Task(work, rows, None, lambda kind: object(), adapters, settings, None)
     benchmark_trl._dpo(task)
     config = given["args"]
     assert (config.beta, config.loss_type, config.label_smoothing) == (0.1, ["sigmoid"], 0.0)
