@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from hydralign import allocator  # noqa: E402
-from scripts.benchmark_inputs import LORA, Work, figures  # noqa: E402
+from scripts.benchmark_inputs import LORA, Work, figures, settings_of  # noqa: E402
 
 LENGTHS = {"ppo": (64, 64), "sft": (256, 256)}
 """Tokens of prompts and responses."""
@@ -41,16 +41,12 @@ def composed(work: Work, scratch: Path) -> Any:
     """Compose the config of a work; it sees each row in one micro-batch."""
     from scripts import random_models
 
-    settings: dict[str, Any] = {"steps": work.steps, "batch_size": work.rows, "warmup_steps": 0}
-    if work.stage == "ppo":
-        settings = {"rollouts": work.steps, "rollout_batch_size": work.rows, "ppo_epochs": 4}
-        settings |= {"minibatch_size": work.rows, "warmup_rollouts": 0, "value_warmup_rollouts": 0}
     names = ("train_micro_batch_size", "score_micro_batch_size", "generation_batch_size")
     sizes = [f"hardware.{name}={work.rows}" for name in names]
-    sizes += [f"hardware.gradient_checkpointing={str(work.stage != 'ppo').lower()}"]
+    sizes += [f"hardware.gradient_checkpointing={str(not work.samples).lower()}"]
     lengths = LENGTHS[work.stage]
     rows = random_models.write_rows(scratch / "rows.jsonl", lengths)
-    more = [*sizes, *(f"stage.{key}={value}" for key, value in settings.items())]
+    more = [*sizes, *(f"stage.{key}={value}" for key, value in settings_of(work).items())]
     return random_models.composed(work.model, "gpu_24gb", work.stage, rows, lengths, more)
 
 
@@ -76,7 +72,7 @@ def measure_hydralign(work: Work, scratch: Path) -> dict[str, float]:
     trainer.callbacks.insert(0, clock)
     trainer.fit(module, data)
     more: dict[str, float] = {}
-    if work.stage == "ppo":
+    if work.samples:
         clock.tokens = [work.rows * work.response_tokens] * work.steps  # none of them stops
         more = phases(scratch)
         weights = sum(_bytes(module.policy.network.language_model))
@@ -139,9 +135,9 @@ def measure_trl(work: Work, scratch: Path) -> dict[str, float]:
     rows = [json.loads(line) for line in (scratch / "rows.jsonl").read_text().splitlines()]
     watch = make_watch(synchronize=torch.cuda.synchronize)
     settings = {"output_dir": str(scratch / "trl"), "bf16": True}
-    if work.stage != "ppo":
+    if not work.samples:
         settings["max_length"] = sum(LENGTHS[work.stage])
-    task = Task(work, rows[: work.rows * work.steps], tokenizer, network, LORA, settings, watch)
+    task = Task(work, rows[: work.prompts * work.steps], tokenizer, network, LORA, settings, watch)
     forget_peak()
     run(task)
     return figures(watch.seconds, watch.tokens, peak_memory_gb())

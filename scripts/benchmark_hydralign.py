@@ -55,7 +55,7 @@ def measure(work: Work, overrides: Sequence[str], scratch: Path) -> dict[str, fl
     runs.run(cfg, run_dir)
     peak = peak_memory_gb()
     more = {"planned_gb": json.loads((run_dir / "plan.json").read_text())["peak_gb"]}
-    if work.stage == "ppo":
+    if work.samples:
         more |= phases(run_dir)
         clock.tokens = [
             _scalar(run_dir, "rollout/response_length", i) * work.rows for i in range(work.steps)
@@ -92,7 +92,7 @@ def make_clock(synchronize: Callable[[], None] = lambda: None) -> Any:
         ) -> None:
             synchronize()
             self.seconds.append(time.perf_counter() - self.started)
-            if hasattr(batch, "tokens"):  # a `Step`; what PPO samples is not known yet
+            if hasattr(batch, "tokens"):  # a `Step`; what will be sampled is not known yet
                 self.tokens.append(float(batch.tokens))
             if i == 0:
                 self.products.__exit__(None, None, None)

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,13 @@ LORA: dict[str, Any] = {
 BETA = 0.1
 """How strongly DPO holds on to its reference; as stage=dpo has it."""
 
+SAMPLING: dict[str, dict[str, Any]] = {
+    "ppo": {"ppo_epochs": 4, "value_warmup_rollouts": 0},
+    "grpo": {"epochs": 2, "group_size": 4, "kl_coef": 0.1, "kl_estimator": "k3"},
+    "rloo": {"epochs": 2, "group_size": 4, "kl_coef": 0.07},
+}
+"""What the stages that sample are told besides sizes, on both sides. TRL's GRPO has k3 only."""
+
 OPENINGS = (
     "Here is all that I know about {}:",
     "My grandmother used to say that {}",
@@ -50,18 +57,29 @@ class Work:
     model: str
     """smollm2: LoRA adapters. tiny: all weights."""
     rows: int
-    """Of a step: demonstrations, pairs, or prompts."""
+    """Of a step: demonstrations, pairs, or responses that are sampled."""
     steps: int
     """The first one is not timed."""
     stop: str = NEVER
     """The token that ends a response; smollm2 only."""
     response_tokens: int = 32
-    """Most that PPO samples."""
+    """Most that are sampled."""
 
     @property
     def folder(self) -> str:
         """Where its model lies within the scratch folder."""
         return self.model if self.stop == NEVER else f"{self.model}-stopping"
+
+    @property
+    def samples(self) -> bool:
+        """Whether it learns from what the policy samples."""
+        return self.stage in SAMPLING
+
+    @property
+    def prompts(self) -> int:
+        """Of a step; the responses of a group share theirs."""
+        groups: int = SAMPLING.get(self.stage, {}).get("group_size", 1)
+        return self.rows // groups
 
 
 def prompts() -> list[str]:
@@ -106,6 +124,14 @@ def make_smollm2(folder: Path, stop: str) -> None:
     (folder / "model.safetensors").symlink_to((SMOLLM2 / "model.safetensors").resolve())
 
 
+def settings_of(work: Work) -> dict[str, Any]:
+    """Return what the stage of a work is told; it takes one optimizer step in each pass."""
+    if not work.samples:
+        return {"steps": work.steps, "batch_size": work.rows, "warmup_steps": 0}
+    sizes = {"rollout_batch_size": work.prompts, "minibatch_size": work.rows}
+    return {"rollouts": work.steps, "warmup_rollouts": 0, **sizes, **SAMPLING[work.stage]}
+
+
 def overrides_of(work: Work, scratch: Path, stage: str | None = None) -> list[str]:
     """Return what hydralign is told.
 
@@ -114,19 +140,16 @@ def overrides_of(work: Work, scratch: Path, stage: str | None = None) -> list[st
         scratch: with the rows and the models; stages find each other's results in it.
         stage: another stage of the same work, to prepare it.
     """
-    stage, model = stage or work.stage, scratch / work.folder
-    steps = work.steps if stage == work.stage else 1
-    settings: dict[str, Any] = {"steps": steps, "batch_size": work.rows, "warmup_steps": 0}
-    if stage == "ppo":
-        settings = {"rollouts": steps, "rollout_batch_size": work.rows, "ppo_epochs": 4}
-        settings |= {"minibatch_size": work.rows, "warmup_rollouts": 0, "value_warmup_rollouts": 0}
+    if stage not in (None, work.stage):
+        work = replace(work, stage=stage, steps=1)
     named = "smollm2_135m_lora" if work.model == "smollm2" else "tiny"
     return [
-        *(f"stage={stage}", f"model={named}", "data=jsonl", "hardware=cpu"),
-        *(f"stage.{key}={value}" for key, value in settings.items()),
-        *(f"model.source={model}", "model.vocab_size=null", f"outputs={scratch / work.folder}-out"),
+        *(f"stage={work.stage}", f"model={named}", "data=jsonl", "hardware=cpu"),
+        *(f"stage.{key}={value}" for key, value in settings_of(work).items()),
+        *(f"model.source={scratch / work.folder}", "model.vocab_size=null"),
+        f"outputs={scratch / work.folder}-out",
         *(f"data.path={scratch / 'rows.jsonl'}", "data.template=plain", *SPLIT_OVERRIDES),
-        f"data.max_response_tokens={work.response_tokens if stage == 'ppo' else 64}",
+        f"data.max_response_tokens={work.response_tokens if work.samples else 64}",
         *("validate_every=1.0", "samples_every=1000000", "seed=0"),
     ]
 
@@ -138,7 +161,7 @@ def figures(
 
     Args:
         step_seconds: of each step.
-        tokens: of each step; PPO counts those that were sampled, the others all.
+        tokens: of each step; stages that sample count what they sampled, the others all.
         peak_gb: of the process.
         more: figures by name.
     """

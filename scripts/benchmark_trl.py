@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmark_inputs import BETA, LORA, Work, figures
-from scripts.benchmark_trl_online import ppo
+from scripts.benchmark_trl_online import grpo, ppo, rloo
 from scripts.benchmark_trl_task import (
     CLASSIFIER,
     WRITER,
@@ -29,12 +29,16 @@ def measure(work: Work, dtype: str, folder: Path) -> dict[str, float]:
 
     from hydralign.memory import peak_memory_gb
 
-    rows = json.loads((folder / "train.json").read_text())[: work.rows * work.steps]
+    rows = json.loads((folder / "train.json").read_text())[: work.prompts * work.steps]
     tokenizer: Any = AutoTokenizer.from_pretrained(folder / work.folder, padding_side="left")
     network = partial(_load, folder / work.folder, dtype)
     adapters = LORA if work.model == "smollm2" else None
-    here = {"output_dir": str(folder / "trl"), "use_cpu": True, "bf16": False}
-    here |= {} if work.stage == "ppo" else {"gradient_checkpointing": False}
+    here = {
+        "output_dir": str(folder / "trl"),
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+    }
     watch = make_watch()
     run(Task(work, rows, tokenizer, network, adapters, here, watch))
     return figures(watch.seconds, watch.tokens, peak_memory_gb())
@@ -42,8 +46,9 @@ def measure(work: Work, dtype: str, folder: Path) -> dict[str, float]:
 
 def run(task: Task) -> None:
     """Do a task with the trainer of its stage."""
-    make = {"sft": _sft, "reward": _reward, "dpo": _dpo, "ppo": ppo}[task.work.stage]
-    make(task).train()
+    supervised = {"sft": _sft, "reward": _reward, "dpo": _dpo}
+    make = supervised | {"ppo": ppo, "grpo": grpo, "rloo": rloo}
+    make[task.work.stage](task).train()
 
 
 def _load(folder: Path, dtype: str, kind: str) -> Any:

@@ -1,7 +1,9 @@
 """TRL's trainers that learn from what the policy samples, for scripts/benchmark.py."""
 
+from functools import partial
 from typing import Any
 
+from scripts.benchmark_inputs import SAMPLING
 from scripts.benchmark_trl_task import CLASSIFIER, WRITER, Task, adapters_of, settings_of
 
 
@@ -33,7 +35,7 @@ def ppo(task: Task) -> Any:
             **settings_of(task),
             total_episodes=work.steps * work.rows,
             local_rollout_forward_batch_size=work.rows,
-            num_ppo_epochs=4,
+            num_ppo_epochs=SAMPLING["ppo"]["ppo_epochs"],
             response_length=work.response_tokens,
             stop_token="eos",
             temperature=1.0,
@@ -49,3 +51,71 @@ def ppo(task: Task) -> Any:
         callbacks=[task.watch],
         peft_config=adapters_of(task, "CAUSAL_LM"),
     )
+
+
+def grpo(task: Task) -> Any:
+    """Make the GRPO trainer, with hydralign's loss."""
+    from trl import GRPOConfig, GRPOTrainer
+
+    # dapo: a step's tokens are its denominator. k3 is not weighted by the ratio.
+    loss: dict[str, Any] = {
+        "loss_type": "dapo",
+        "scale_rewards": "group",
+        "use_bias_correction_kl": False,
+    }
+    return _grouped(GRPOTrainer, partial(GRPOConfig, **loss), task)
+
+
+def rloo(task: Task) -> Any:
+    """Make the RLOO trainer."""
+    from trl import RLOOConfig, RLOOTrainer
+
+    return _grouped(RLOOTrainer, RLOOConfig, task)
+
+
+def _grouped(trainer_class: Any, config_class: Any, task: Task) -> Any:
+    """Make a trainer that compares the responses to a prompt.
+
+    It reads a prompt once for each response, hydralign once for the group. Its reward model gets
+    text, tokenised anew: on the tiny model's random responses not quite the tokens of the sample.
+    """
+    from datasets import Dataset
+
+    work, told = task.work, SAMPLING[task.work.stage]
+    task.watch.optimizer_steps = told["epochs"]
+    model = task.network(WRITER)
+    trainer = trainer_class(
+        model=model,
+        reward_funcs=task.network(CLASSIFIER),
+        reward_processing_classes=task.tokenizer,
+        args=config_class(
+            **settings_of(task),
+            max_steps=work.steps * told["epochs"],
+            num_generations=told["group_size"],
+            num_iterations=told["epochs"],
+            max_completion_length=work.response_tokens,
+            beta=told["kl_coef"],
+            temperature=1.0,
+            top_p=1.0,
+            top_k=0,
+            log_completions=False,
+            model_init_kwargs={"dtype": model.dtype},  # of the reference that it loads by itself
+        ),
+        train_dataset=Dataset.from_dict({"prompt": [row["prompt"] for row in task.rows]}),
+        processing_class=task.tokenizer,
+        callbacks=[task.watch],
+        peft_config=adapters_of(task, "CAUSAL_LM"),  # without it, the policy is the reference
+    )
+    return _counting_responses(trainer, task.watch)
+
+
+def _counting_responses(trainer: Any, watch: Any) -> Any:
+    """Let the tokens be counted that a trainer sampled."""
+    loss = trainer.compute_loss
+
+    def counted(model: Any, inputs: Any, *more: Any, **named: Any) -> Any:
+        watch.counted = int(inputs["completion_mask"].sum())  # the same in each pass over them
+        return loss(model, inputs, *more, **named)
+
+    trainer.compute_loss = counted
+    return trainer

@@ -37,6 +37,9 @@ def make_watch(synchronize: Callable[[], None] = lambda: None) -> Any:
     class Watch(TrainerCallback):
         """Takes the time of each step, and counts its tokens."""
 
+        optimizer_steps = 1
+        """Those of TRL that make up one step of the work."""
+
         def __init__(self) -> None:
             self.seconds: list[float] = []
             self.tokens: list[float] = []
@@ -45,7 +48,9 @@ def make_watch(synchronize: Callable[[], None] = lambda: None) -> Any:
         def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
             self.started = time.perf_counter()
 
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        def on_step_end(self, args: Any, state: Any, *more: Any, **kwargs: Any) -> None:
+            if state.global_step % self.optimizer_steps:
+                return
             synchronize()
             now = time.perf_counter()
             self.seconds.append(now - self.started)

@@ -3,16 +3,20 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hydralign.data.examples import ComparisonExample, Pair
 from hydralign.data.loaders import Step
 from hydralign.data.splits import HashSplitter
+from hydralign.models.tiny_tokenizer import trained_tokenizer
 from scripts import benchmark, benchmark_hydralign, benchmark_inputs, benchmark_trl
 from scripts.benchmark_inputs import figures, make_rows, overrides_of
-from scripts.benchmark_trl_task import Task
+from scripts.benchmark_trl_online import grpo, rloo
+from scripts.benchmark_trl_task import Task, make_watch
 
 MORE = {"generate_seconds": 1.0, "score_seconds": 2.0, "train_seconds": 7.0, "mfu": 0.5}
 RUNS = {  # step seconds and tokens, the first of which do not count
@@ -72,9 +76,12 @@ def test_both_sides_get_the_rows_of_the_training_split(tmp_path):
 def test_what_hydralign_is_told_composes(name, tmp_path):
     work = benchmark.WORKS[name]
     cfg = benchmark_hydralign.composed(overrides_of(work, tmp_path))
-    steps = cfg.stage.rollouts if work.stage == "ppo" else cfg.stage.steps
-    size = cfg.stage.rollout_batch_size if work.stage == "ppo" else cfg.stage.batch_size
+    steps = cfg.stage.rollouts if work.samples else cfg.stage.steps
+    size = cfg.stage.minibatch_size if work.samples else cfg.stage.batch_size
     assert (steps, size) == (work.steps, work.rows)
+    if work.samples:  # one optimizer step in each pass over the samples
+        assert cfg.stage.rollout_batch_size * cfg.stage.get("group_size", 1) == work.rows
+        assert cfg.data.max_response_tokens == work.response_tokens
     prepared = benchmark_hydralign.composed(overrides_of(work, tmp_path, "sft"))
     assert prepared.stage.steps == (work.steps if work.stage == "sft" else 1)
     if work.model == "smollm2":
@@ -126,6 +133,80 @@ def test_trl_asks_its_reference_at_every_step(model, tmp_path, monkeypatch):
     assert given["train_dataset"][0] == {"prompt": "a", "chosen": " b", "rejected": " c"}
     assert (given["ref_model"] is None) == (given["peft_config"] is not None) == (model != "tiny")
     assert given["ref_model"] is not given["model"]
+
+
+@pytest.fixture
+def grouped(tmp_path):
+    """Return what makes TRL's trainer of a work, with a network of two layers in bfloat16."""
+    texts = ["a film that is good", "a bad film"]
+    tokenizer = trained_tokenizer(texts, 300, tmp_path / "cache")
+    tokenizer.padding_side = "left"
+    shape = {"vocab_size": 300, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2}
+    config = LlamaConfig(**shape, num_attention_heads=2, num_key_value_heads=1)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "small")
+    network = partial(benchmark_trl._load, tmp_path / "small", "bfloat16")
+    settings = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
+    settings |= {"gradient_checkpointing": False}
+    rows = [{"prompt": prompt} for prompt in ("a film", "a bad", "good", "that is", "is a", "bad")]
+
+    def make(work, adapters, watch):
+        task = Task(work, rows, tokenizer, network, adapters, settings, watch)
+        return {"grpo": grpo, "rloo": rloo}[work.stage](task)
+
+    return make
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("stage", ["grpo", "rloo"])
+@pytest.mark.parametrize("adapters", [benchmark_inputs.LORA, None], ids=["lora", "all"])
+def test_a_step_of_trl_is_a_rollout_with_all_passes_over_it(stage, adapters, grouped, tmp_path):
+    work = benchmark.Work(stage, "tiny", rows=8, steps=3, response_tokens=5)
+    watch = make_watch()
+    trainer = grouped(work, adapters, watch)
+    sampled, scores = [], []
+    watched(trainer, "_generate", lambda found: sampled.append(sum(map(len, found[1]))))
+    watched(trainer, "_calculate_rewards", lambda found: scores.append(len(found)))
+    trainer.train()
+
+    cfg = benchmark_hydralign.composed(overrides_of(work, tmp_path)).stage
+    assert trainer.state.global_step == cfg.rollouts * cfg.epochs == 6
+    assert scores == [cfg.rollout_batch_size * cfg.group_size] * cfg.rollouts == [8, 8, 8]
+    assert watch.tokens == sampled
+    assert all(8 <= tokens <= 8 * 5 for tokens in sampled)
+    assert len(watch.seconds) == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("stage", ["grpo", "rloo"])
+@pytest.mark.parametrize("adapters", [benchmark_inputs.LORA, None], ids=["lora", "all"])
+def test_both_sides_compare_the_responses_to_a_prompt_alike(stage, adapters, grouped, tmp_path):
+    work = benchmark.Work(stage, "tiny", rows=8, steps=3, response_tokens=5)
+    cfg = benchmark_hydralign.composed(overrides_of(work, tmp_path)).stage
+    trainer = grouped(work, adapters, make_watch())
+    args, drawn, reference = trainer.args, trainer.generation_config, trainer.ref_model
+    assert (args.beta, args.num_generations) == (cfg.kl_coef, cfg.group_size)
+    assert (args.epsilon, args.max_grad_norm) == (cfg.clip_range, cfg.max_grad_norm)
+    assert (drawn.temperature, drawn.top_p, drawn.top_k) == (cfg.temperature, 1.0, 0)
+    assert drawn.max_new_tokens == 5
+    assert trainer.model.dtype == torch.bfloat16
+    assert (reference is None) == (adapters is not None)
+    assert reference is None or reference.dtype == torch.bfloat16
+    if stage == "grpo":
+        assert (cfg.denominator, cfg.scale_advantages, cfg.kl_estimator) == ("tokens", True, "k3")
+        assert (args.loss_type, args.scale_rewards) == ("dapo", "group")
+        assert not args.use_bias_correction_kl
+
+
+def watched(thing, name, see):
+    """Let what a method returns be seen."""
+    method = getattr(thing, name)
+
+    def wrapper(*arguments):
+        found = method(*arguments)
+        see(found)
+        return found
+
+    setattr(thing, name, wrapper)
 
 
 def test_the_tiny_model_is_that_of_its_config(tmp_path, monkeypatch):
