@@ -78,8 +78,8 @@ class Work:
     @property
     def prompts(self) -> int:
         """Of a step; the responses of a group share theirs."""
-        groups: int = SAMPLING.get(self.stage, {}).get("group_size", 1)
-        return self.rows // groups
+        group_size: int = SAMPLING.get(self.stage, {}).get("group_size", 1)
+        return self.rows // group_size
 
 
 def prompts() -> list[str]:
