@@ -81,6 +81,22 @@ def test_logprob_gradient_is_one_hot_minus_probabilities(temperature):
     assert_close(logits.grad, expected, rtol=1e-8, atol=1e-12)
 
 
+def test_the_gradient_of_a_nearly_certain_token_is_not_lost_in_half_precision():
+    logits = torch.tensor([8.0, 0.0, -2.0], dtype=torch.bfloat16, requires_grad=True)
+    token_logprobs(logits, torch.tensor(0)).backward()
+    rest = 3.807176e-4  # (e^-8 + e^-10) / (1 + e^-8 + e^-10); what bf16 rounds 1 - p to is 0
+    expected = [rest, -3.353349e-4, -4.538265e-5]
+    assert_close(logits.grad.float(), torch.tensor(expected), rtol=4e-3, atol=0)  # bf16
+
+
+def test_its_probabilities_are_not_used_up_in_silence():
+    logits, ids = random_logits()
+    logprobs = token_logprobs(logits.requires_grad_(), ids).sum()
+    logprobs.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        logprobs.backward()
+
+
 def test_huge_logits_stay_finite():
     logits = f64([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4]])
     logprobs = token_logprobs(logits, torch.tensor([1, 2]))

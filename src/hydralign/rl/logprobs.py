@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 
@@ -29,7 +30,32 @@ def token_logprobs(logits: Tensor, ids: Tensor, *, temperature: float = 1.0) -> 
     Returns:
         (...) log-probabilities in nats.
     """
-    return _chosen(upcast(logits, temperature).log_softmax(dim=-1), ids)
+    apply: Any = _TokenLogprobs.apply
+    result: Tensor = apply(logits, ids, temperature)
+    return result
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """Its gradient by the logits is one-hot minus probabilities, made of these in their place.
+
+    That of a gather and a log-softmax is first a matrix of zeros, then another matrix.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
+        probs = upcast(logits, temperature).softmax(dim=-1)
+        ctx.save_for_backward(probs, ids)
+        ctx.temperature, ctx.dtype = temperature, logits.dtype
+        return _of_ids(logits, probs, ids, temperature)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+        probs, ids = ctx.saved_tensors
+        scale = (upstream[0] / ctx.temperature).unsqueeze(-1)
+        # A second backward pass would find its probabilities gone, and torch raises there.
+        of_logits = probs.mul_(-scale).scatter_add_(-1, ids.unsqueeze(-1), scale)
+        return of_logits.to(ctx.dtype), None, None
 
 
 def token_logprobs_and_entropy(
@@ -45,12 +71,17 @@ def token_logprobs_and_entropy(
     Returns:
         (...) log-probabilities as `token_logprobs` gives them, and (...) entropies, in nats.
     """
-    logprobs = upcast(logits, temperature).log_softmax(dim=-1)
-    return _chosen(logprobs, ids), -(logprobs.exp() * logprobs).sum(dim=-1)
+    wide = upcast(logits, temperature)
+    probs = wide.softmax(dim=-1)
+    ahead = wide - wide.amax(-1, keepdim=True)
+    entropy = -(torch.linalg.vecdot(probs, ahead) + probs.amax(-1).log())
+    return _of_ids(logits, probs, ids, temperature), entropy
 
 
-def _chosen(logprobs: Tensor, ids: Tensor) -> Tensor:
-    return logprobs.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+def _of_ids(logits: Tensor, probs: Tensor, ids: Tensor, temperature: float) -> Tensor:
+    """Return (...) log-probs, from the likeliest token's on: a small one's own has underflowed."""
+    own = upcast(logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1), temperature)
+    return own - upcast(logits.amax(-1), temperature) + probs.amax(-1).log()
 
 
 OfTokens = Callable[[Tensor, Tensor], Tensor]
