@@ -37,11 +37,11 @@ def measure(work: Work, overrides: Sequence[str], scratch: Path) -> dict[str, fl
     cfg = composed([*overrides_of(work, scratch), *overrides])
     if cfg.hardware.return_freed_memory:
         allocator.return_freed_memory()
-    from hydralign import build  # only now: they import torch
-    from hydralign import run as runs
+    from hydralign import build, stage_run  # only now: they import torch
     from hydralign.memory import peak_memory_gb
+    from hydralign.run import run
 
-    runs.forget_peak = lambda: None  # loading counts, as it does for TRL
+    stage_run.forget_peak = lambda: None  # loading counts, as it does for TRL
     clock = make_clock()
     made = build.build_trainer
 
@@ -52,7 +52,7 @@ def measure(work: Work, overrides: Sequence[str], scratch: Path) -> dict[str, fl
 
     build.build_trainer = with_clock  # type: ignore[assignment]
     run_dir = Path(tempfile.mkdtemp(dir=scratch))
-    runs.run(cfg, run_dir)
+    run(cfg, run_dir)
     peak = peak_memory_gb()
     more = {"planned_gb": json.loads((run_dir / "plan.json").read_text())["peak_gb"]}
     if work.samples:

@@ -7,7 +7,7 @@ import resource
 import pytest
 from safetensors import SafetensorError
 
-from hydralign import run
+from hydralign import stage_run
 from hydralign.explain import explain
 
 from .conftest import SFT, left_in, start
@@ -15,14 +15,14 @@ from .conftest import SFT, left_in, start
 
 @pytest.mark.parametrize("writes", ["save_role", "write_json"])
 def test_a_disk_that_fills_up_at_the_end_of_a_run(typed, monkeypatch, tmp_path, rows, writes):
-    write = getattr(run, writes)
+    write = getattr(stage_run, writes)
 
     def fill_up(*arguments):
         write(*arguments)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as full:
-        full.setattr(run, writes, fill_up)
+        full.setattr(stage_run, writes, fill_up)
         message = typed(*SFT, f"data.path={rows}")
     folder = tmp_path / "run"
     assert message == (
