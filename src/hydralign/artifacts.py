@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hydralign.errors import UserError
+from hydralign.whole_file import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -168,13 +169,9 @@ def without_nan(value: Any) -> Any:
 
 
 def write_json(path: Path, values: Mapping[str, Any], *, indent: int | None = 2) -> None:
-    """Write a JSON file aside, then rename it."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    """Write a JSON file; another one there is replaced."""
+    with whole_file(path) as aside:
         aside.write_text(json.dumps(values, indent=indent) + "\n")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def find_artifact(outputs: Path, stage: str, lineage: Lineage, command: str) -> Path:

@@ -27,6 +27,7 @@ from hydralign.data.examples import (
 from hydralign.data.pypi import cache_folder
 from hydralign.data.records import BadRow, Comparison, Demonstration, Prompt, Record
 from hydralign.data.report import RowReport
+from hydralign.whole_file import whole_file
 
 WORTH = 5000
 """Records from which on tokens are kept: fewer are tokenised in about a second."""
@@ -107,7 +108,6 @@ def _code() -> str:
 
 
 def _write(path: Path, examples: Sequence[Example], report: RowReport) -> None:
-    """Write aside, then rename: half a file is never found."""
     flat = [_flat(example) for example in examples]
     lists = [ids for each, _ in flat for ids in each]
     lengths = np.array([len(ids) for ids in lists], dtype=np.int64)
@@ -122,13 +122,8 @@ def _write(path: Path, examples: Sequence[Example], report: RowReport) -> None:
         "lists": np.array([len(each) for each, _ in flat], dtype=np.int64),
         "more": np.frombuffer(json.dumps(more).encode(), dtype=np.uint8),
     }
-    aside = path.with_suffix(f".{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            np.savez(file, **arrays)  # a zip file: it holds a checksum of each part
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with whole_file(path) as aside, aside.open("wb") as file:
+        np.savez(file, **arrays)  # a zip file: it holds a checksum of each part
 
 
 def _read(path: Path, kind: type[Record], report: RowReport) -> list[Example] | None:

@@ -15,7 +15,8 @@ from typing import Any
 
 from hydralign.data.label_database import SUFFIX, is_database
 from hydralign.data.rows import Row
-from hydralign.errors import UserError, disk_trouble
+from hydralign.errors import UserError, disk_errors
+from hydralign.whole_file import whole_file
 
 Values = dict[str, Any]
 Form = Callable[[Values], Iterator[Values]]
@@ -41,16 +42,11 @@ def export(rows: Sequence[Row], file: Path, form: str) -> int:
             "Choose another file: --to FILE.jsonl."
         )
     written = [made for row in rows for made in FORMS[form](row.values)]
-    aside = file.with_name(f"{file.name}.partial")
-    try:
+    lines = [f"{json.dumps(values, ensure_ascii=False)}\n" for values in written]
+    with disk_errors(file, "--to"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("w", encoding="utf-8") as lines:
-            lines.writelines(f"{json.dumps(values, ensure_ascii=False)}\n" for values in written)
-        aside.replace(file)
-    except OSError as error:
-        if (reason := disk_trouble(error)) is None:
-            raise
-        raise UserError(f"Cannot write {file}: {reason}. Choose another file: --to.") from error
+        with whole_file(file) as aside:
+            aside.write_text("".join(lines), encoding="utf-8")
     return len(written)
 
 

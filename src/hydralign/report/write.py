@@ -1,6 +1,5 @@
 """From a run folder to `report.html` in it."""
 
-import os
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,6 +12,7 @@ from hydralign.report.chain import chain_page
 from hydralign.report.events import show_pictures
 from hydralign.report.read import RunFolder, read_run
 from hydralign.report.stage import stage_page
+from hydralign.whole_file import whole_file
 
 
 def write_report(folder: Path, *, stages_anew: bool = True) -> Path:
@@ -56,10 +56,6 @@ def _stages(run: RunFolder) -> list[RunFolder]:
 def _write(folder: Path, content: str, pictures: list[Picture]) -> Path:
     show_pictures(folder, pictures)
     path = folder / REPORT
-    aside = path.with_name(f"{REPORT}.{os.getpid()}.partial")
-    try:
+    with whole_file(path) as aside:
         aside.write_text(content, encoding="utf-8")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
     return path
