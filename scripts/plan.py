@@ -6,8 +6,8 @@ Takes what train.py takes. Nothing is downloaded but a hub model's config, and t
 YAML has no `architecture`. The plan also goes to plan.json in the folder of `outputs`.
 """
 
+import argparse
 import logging
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +25,16 @@ from hydralign.explain import run_script
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Plan every stage that the arguments choose, and print and write what comes out."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="*", help="as train.py takes them")
+    options = parser.parse_args(arguments)
     config.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=list(arguments))
+        cfg = compose("train", overrides=options.overrides)
     check_settings(cfg)
     with garbage_kept():
         plans = {name: plan_stage(name, stage) for name, stage in single_stages(cfg)}
@@ -82,4 +87,4 @@ def plan_stage(name: str, cfg: DictConfig) -> dict[str, Any]:
 if __name__ == "__main__":
     logging.disable(logging.WARNING)  # libraries have much to say
     warnings.simplefilter("ignore")
-    run_script(lambda: main(sys.argv[1:]), CONF, "choose another folder: outputs=DIR")
+    run_script(main, CONF, "choose another folder: outputs=DIR")

@@ -108,9 +108,7 @@ def test_rankings_of_its_own_responses_fit_a_network_from_scratch(tmp_path):
     assert lineage(config(tmp_path, **scratch, **labels, data__tokenizer_from="rhymes")) != first
 
 
-def test_a_run_that_did_not_know_whose_tokenizer_is_the_same_run(tmp_path):
-    said = settings_of(config(tmp_path))["data"]
-    assert "tokenizer_from" not in said
+def test_another_tokenizer_makes_another_run(tmp_path):
     other = config(tmp_path, data__tokenizer_from="chats")
     assert settings_of(other)["data"]["tokenizer_from"] == "chats"
     assert config_hash(other, {}) != config_hash(config(tmp_path), {})

@@ -15,7 +15,12 @@ def test_what_was_there_is_replaced(tmp_path):
 def test_half_a_file_never_takes_its_place(tmp_path):
     path = tmp_path / "file"
     path.write_text("before")
-    with pytest.raises(OSError, match="full"), whole_file(path) as aside:
+    with pytest.raises(OSError, match="full"):
+        write_half(path)
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("file", "before")]
+
+
+def write_half(path):
+    with whole_file(path) as aside:
         aside.write_text("aft")
         raise OSError("full")
-    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("file", "before")]

@@ -184,8 +184,6 @@ def config_hash(cfg: DictConfig, inputs: Mapping[str, Path]) -> str:
     }
     parts["model"].pop("made_by", None)  # advice, which changes no result
     parts["data"].pop("rewards", None)  # those of the run count
-    if cfg.data.tokenizer_from is None:  # as in runs of versions that did not know it
-        parts["data"].pop("tokenizer_from")
     if "reward_model" in cfg.stage:
         parts["rewards"] = OmegaConf.to_container(cfg.rewards, resolve=True)
         parts["scorers"] = [_code_of(reward.scorer) for reward in cfg.rewards]

@@ -26,8 +26,6 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
     """Return all that could change a run's result, and nothing of the machine."""
     keys = ("model", "data", "stage")
     chosen: dict[str, Any] = {k: OmegaConf.to_container(cfg[k], resolve=True) for k in keys}
-    if cfg.data.get("tokenizer_from") is None:  # as in runs of versions that did not know it
-        chosen["data"].pop("tokenizer_from", None)
     rounding = {"optimizer": cfg.hardware.optimizer} if "8bit" in cfg.hardware.optimizer else {}
     if "rewards" in cfg:
         chosen["rewards"] = OmegaConf.to_container(cfg.rewards, resolve=True)

@@ -44,6 +44,12 @@ def test_a_7b_model_in_4_bits_fits_8_gb_and_is_planned_before_it_is_loaded(tmp_p
     assert done.stderr == ""
 
 
+def test_help_says_what_it_takes(tmp_path):
+    done = planned("--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "scripts/plan.py stage=ppo model=llama7b_lora hardware=gpu_8gb" in done.stdout
+
+
 def test_what_does_not_fit_is_said_with_what_would(tmp_path):
     done = planned(
         "stage=rlhf", "model=llama7b_lora", "hardware=gpu_24gb", "data=hh_rlhf", cwd=tmp_path
