@@ -30,7 +30,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from hydralign.allocator import ENVIRONMENT, FOR_CUDA  # noqa: E402
+from hydralign.allocator import FOR_CUDA, FOR_TORCH  # noqa: E402
 from hydralign.artifacts import write_json  # noqa: E402
 from hydralign.memory import forget_peak, peak_memory_gb  # noqa: E402
 from hydralign.planning.plan import CARD_OVERHEAD_GB  # noqa: E402
@@ -128,7 +128,7 @@ def _arguments() -> argparse.Namespace:
 def in_a_child(model: str, preset: str, stage: str) -> dict[str, Any]:
     """Measure one cell in a fresh process; a failure becomes the cell's text."""
     command = [sys.executable, __file__, "--child", model, preset, stage]
-    settings = ENVIRONMENT if preset == "cpu" else FOR_CUDA
+    settings = FOR_TORCH if preset == "cpu" else FOR_CUDA
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | settings
     )

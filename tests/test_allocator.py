@@ -60,8 +60,8 @@ def test_small_pieces_go_back_when_asked_for():
 KERNELS = """
 import sys
 from hydralign import allocator
-if sys.argv[1] == "returned":
-    allocator.return_freed_memory()
+if sys.argv[1] == "few":
+    allocator.keep_few_kernels()
 import psutil, torch
 def resident():
     return psutil.Process().memory_info().rss / 2**20
@@ -80,7 +80,7 @@ def test_sizes_seen_once_are_not_kept_for_ever():
     mine = {name: value for name, value in os.environ.items() if name not in allocator.FOR_TORCH}
     kept, grown = (
         float(subprocess.check_output([sys.executable, "-c", KERNELS, how], env=mine))
-        for how in ("kept", "returned")
+        for how in ("all", "few")
     )
     if kept < 60:
         pytest.skip("this CPU's kernels take little")
@@ -97,9 +97,14 @@ def test_what_is_freed_goes_back():
 
 def test_elsewhere_it_does_nothing(monkeypatch):
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
     allocator.return_freed_memory()
-    assert allocator.os.environ["THP_MEM_ALLOC_ENABLE"] == "0"  # as the user had it
+
+
+def test_what_the_user_tells_torch_stays(monkeypatch):
+    monkeypatch.setattr(os, "environ", {"LRU_CACHE_CAPACITY": "7"})
+    allocator.keep_few_kernels()
+    assert os.environ["LRU_CACHE_CAPACITY"] == "7"
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
 
 
 def test_segments_grow_unless_the_user_says_otherwise(monkeypatch):

@@ -103,9 +103,9 @@ def test_what_hardware_says_reaches_the_dry_run():
 def test_main_memory_breaks_in_pieces(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
     assert planner_of("stage=ppo").work.broken_below == 0
-    assert planner_of("stage=ppo", "hardware=cpu").work.broken_below == 2**20
-    kept = planner_of("stage=ppo", "hardware=cpu", "hardware.return_freed_memory=false")
-    assert kept.work.broken_below == 32 * 2**20
+    assert planner_of("stage=ppo", "hardware=cpu").work.broken_below == 32 * 2**20
+    returned = planner_of("stage=ppo", "hardware=cpu", "hardware.return_freed_memory=true")
+    assert returned.work.broken_below == 2**20
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert planner_of("stage=ppo", "hardware=cpu").work.broken_below == 0
 

@@ -142,8 +142,7 @@ class HardwareConfig:
     record_decoding: bool = False
     """Record a step of sampling on a GPU and replay it: fewer commands, the same tokens."""
     return_freed_memory: bool = False
-    """Give large blocks of main memory back when they are freed, and keep few kernels ready: takes
-    less, and a little longer."""
+    """Give large blocks of main memory back when they are freed: takes less, and longer."""
     memory_gb: float | None = None
     """What a run may take; a plan above it is refused. null is what the machine has."""
     optimizer: str = "adamw"
