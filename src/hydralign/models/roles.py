@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
@@ -235,20 +234,20 @@ Role = TextRole | ScalarRole
 
 
 def _hidden_states(network: Network, sequences: Sequences) -> Tensor:
-    """Return hidden states (b, t, d), 0 in columns where a row's whole group is padding."""
-    groups, t = list(sequences.length_groups(PASS_COST)), sequences.sequence_ids.shape[1]
-    positions = sequences.position_ids
-    hidden_states = []
-    for rows, columns in groups:
-        states = network(
-            input_ids=sequences.sequence_ids[rows, columns],
-            attention_mask=sequences.attention_mask[rows, columns],
-            position_ids=positions[rows, columns],
-            use_cache=False,
-        )
-        hidden_states.append(F.pad(states, (0, 0, columns.start, t - columns.stop)))
-    order = torch.cat([rows for rows, _ in groups])
-    return torch.cat(hidden_states)[order.argsort()]
+    """Return hidden states (b, t, d); in padding they are anything."""
+    b, t = sequences.sequence_ids.shape
+    hidden_states, places = [], []
+    for rows, columns in sequences.length_groups(PASS_COST):
+        at = rows.unsqueeze(-1), columns
+        # Padding comes last, where no token looks at it: no mask, and positions from 0 on.
+        positions = torch.arange(columns.shape[1], device=columns.device).expand(columns.shape)
+        ids = sequences.sequence_ids[at]
+        states = network(input_ids=ids, position_ids=positions, use_cache=False)
+        hidden_states.append(states.flatten(0, 1))
+        places.append((at[0] * t + columns).flatten())
+    found = torch.cat(hidden_states)
+    whole = found.new_zeros(b * t, found.shape[-1])
+    return whole.index_copy_(0, torch.cat(places), found).view(b, t, -1)
 
 
 def _before_response(network: Network, sequences: Sequences) -> Tensor:

@@ -73,7 +73,7 @@ class Workload:
 class FullSequences(Sequences):
     """Sequences without padding, which need not be looked at to be grouped or counted."""
 
-    def length_groups(self, pass_cost: int) -> Iterator[tuple[Tensor, slice]]:
+    def length_groups(self, pass_cost: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Leave the batch whole: its rows are alike.
 
         Args:
@@ -82,7 +82,8 @@ class FullSequences(Sequences):
         Yields:
             all rows and all columns.
         """
-        yield torch.arange(len(self)), slice(0, self.sequence_ids.shape[1])
+        b, t = self.sequence_ids.shape
+        yield torch.arange(b), torch.arange(t).expand(b, t)
 
     def counted(self, tensor: Tensor) -> Tensor:
         """Return (b * r, ...): every response token counts.

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from math import inf
 
 import torch
 from torch import Tensor
@@ -52,24 +51,24 @@ class Sequences:
         """Return the given rows, in that order."""
         return Sequences(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-    def length_groups(self, pass_cost: int) -> Iterator[tuple[Tensor, slice]]:
+    def length_groups(self, pass_cost: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Cut the batch into groups of alike length, so that little of each is padding.
 
         Args:
             pass_cost: padded tokens that are as bad as one group more.
 
         Yields:
-            the (n,) rows of a group, and the columns outside of which they are all padding.
+            the (n,) rows of a group, and the (n, w) columns of each, from its first token on; what
+            is shorter than the w of the longest ends in padding.
         """
-        order = self.attention_mask.sum(dim=-1).argsort(stable=True)
-        mask = self.attention_mask[order]
-        prompts, responses = (part.sum(dim=-1).tolist() for part in self._halves(mask))
-        for start, end in _cuts(prompts, responses, pass_cost):
-            p, r = max(prompts[start:end]), max(responses[start:end])
-            yield order[start:end], slice(self.prompt_length - p, self.prompt_length + r)
-
-    def _halves(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
-        return tensor[:, : self.prompt_length], tensor[:, self.prompt_length :]
+        t = self.sequence_ids.shape[1]
+        lengths, order = self.attention_mask.sum(dim=-1).sort(stable=True)
+        first = self.prompt_length - self.attention_mask[:, : self.prompt_length].sum(dim=-1)
+        widths = lengths.tolist()
+        for start, end in _cuts(widths, pass_cost):
+            rows, width = order[start:end], widths[end - 1]
+            columns = first[rows].unsqueeze(-1) + torch.arange(width, device=rows.device)
+            yield rows, columns % t  # beyond the end lies the padding at the front
 
     def counted(self, tensor: Tensor) -> Tensor:
         """Return (n, ...) what stands at the n counted response tokens.
@@ -109,24 +108,18 @@ def pad_sequences(
     return Sequences(sequence_ids, attention_mask, attention_mask[:, p:].clone())
 
 
-def _cuts(
-    prompts: Sequence[int], responses: Sequence[int], pass_cost: int
-) -> list[tuple[int, int]]:
-    """Cut rows into the stretches that are cheapest in all, by dynamic programming.
+def _cuts(lengths: Sequence[int], pass_cost: int) -> list[tuple[int, int]]:
+    """Cut rows of rising length into the stretches that are cheapest in all.
 
-    A stretch costs its rows times its longest prompt and response, and `pass_cost`.
+    A stretch costs its rows times the length of its last one, and `pass_cost`. Dynamic programming.
     """
-    best, start_of = [0.0], [0]  # of the first n rows: the cost, and where the last stretch starts
-    for end in range(1, len(prompts) + 1):
-        p, r, cheapest, first = 0, 0, inf, 0
-        for start in range(end - 1, -1, -1):
-            p, r = max(p, prompts[start]), max(r, responses[start])
-            cost = best[start] + (end - start) * (p + r) + pass_cost
-            if cost < cheapest:
-                cheapest, first = cost, start
-        best.append(cheapest)
-        start_of.append(first)
-    cuts, end = [], len(prompts)
+    best, start_of = [0], [0]  # of the first n rows: the cost, and where the last stretch starts
+    for end in range(1, len(lengths) + 1):
+        costs = [best[start] + (end - start) * lengths[end - 1] for start in range(end)]
+        cheapest = min(costs)
+        best.append(cheapest + pass_cost)
+        start_of.append(costs.index(cheapest))
+    cuts, end = [], len(lengths)
     while end:
         cuts.append((start_of[end], end))
         end = start_of[end]
