@@ -100,7 +100,7 @@ ALLOWED = {**ROOMS, **MODULES, "train": {"allocator", "checks", "cli", "config",
 ANYWHERE = {"errors", "micro_batches", "ranks", "whole_file"}
 """What every room but the maths may import."""
 SMALL = {
-    "planning": {"summary"},
+    "planning": {"allocator", "summary"},
     "stages": {"batch_plan", "memory", "outcomes", "summary"},
     "callbacks": {"allocator", "artifacts", "memory", "summary"},
     "report": {"outcomes", "record"},

@@ -157,6 +157,18 @@ def test_remedies_go_down_step_by_step():
     assert (last["gradient_checkpointing"], last["optimizer"]) == (True, "paged_adamw")
 
 
+def test_on_a_cpu_freed_memory_is_given_back_last_of_all(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
+    planner = planner_of("stage=sft", "hardware=cpu", "hardware.train_micro_batch_size=2")
+    found = list(planner.smaller(planner.plan()))
+    (*_, (before, kept), (last, returned)) = found
+    assert "return_freed_memory" not in before.settings
+    assert last.settings == before.settings | {"return_freed_memory": True}
+    assert last.overrides().endswith("hardware.return_freed_memory=true")
+    assert (before.work.broken_below, last.work.broken_below) == (32 * 2**20, 2**20)
+    assert returned.peak_gb <= kept.peak_gb  # one row of a tiny model has no large block
+
+
 def test_only_large_tensors_are_paged():
     """bitsandbytes leaves those below 100,000 numbers where they are, as most of an adapter's."""
     resident = {

@@ -269,9 +269,8 @@ def build_trainer(
         StageProgressBar(stage_name(cfg), len(data.train_dataloader())),
         Vitals(),
         Checkpoints(run_dir, ranks, minutes=cfg.checkpoint_minutes),
+        ReturnedMemory(),
     ]
-    if cfg.hardware.return_freed_memory:
-        callbacks.append(ReturnedMemory())
     if held_out is not None:
         callbacks.append(
             SampleTable(held_out, context.codec, every=cfg.samples_every, seed=cfg.seed)

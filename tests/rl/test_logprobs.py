@@ -113,6 +113,15 @@ def test_half_precision_logits_are_upcast_before_the_softmax(dtype):
     assert_close(entropy.double(), exact.entropy(), rtol=1e-5, atol=1e-6)
 
 
+def test_autocast_narrows_neither():
+    logits, ids = random_logits(torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logprobs, entropy = token_logprobs_and_entropy(logits, ids)
+    exact = torch.distributions.Categorical(logits=logits.double())
+    assert_close(logprobs.double(), exact.log_prob(ids), rtol=1e-6, atol=1e-6)
+    assert_close(entropy.double(), exact.entropy(), rtol=1e-5, atol=1e-6)
+
+
 def test_half_precision_logits_are_upcast_before_the_temperature():
     logits, ids = random_logits(torch.bfloat16)
     expected = torch.distributions.Categorical(logits=logits.double() / 0.7).log_prob(ids)

@@ -11,7 +11,7 @@ from hydralign import allocator
 class ReturnedMemory(L.Callback):
     """Gives freed memory back between batches, now and then."""
 
-    def __init__(self, every: float = 10.0) -> None:
+    def __init__(self, every: float = 60.0) -> None:
         """Set how often.
 
         Args:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
+from hydralign.allocator import LARGE
 from hydralign.planning.dry_run import Workload
 from hydralign.planning.plan import MemoryPlan
 
@@ -51,6 +52,9 @@ class Remedy:
             return self._with(field, setting, max(least, rows // 2 // least * least))
         if paged and self.work.optimizer == "adamw":
             return self._with("optimizer", "optimizer", "paged_adamw")
+        if self.work.broken_below > LARGE:  # last: it takes most time
+            work = replace(self.work, broken_below=LARGE)
+            return Remedy(work, self.settings | {"return_freed_memory": True})
         return None
 
     def _with(self, field: str, setting: str, value: Any) -> "Remedy":

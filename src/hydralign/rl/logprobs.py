@@ -74,7 +74,7 @@ def token_logprobs_and_entropy(
     wide = upcast(logits, temperature)
     probs = wide.softmax(dim=-1)
     ahead = wide - wide.amax(-1, keepdim=True)
-    entropy = -(torch.linalg.vecdot(probs, ahead) + probs.amax(-1).log())
+    entropy = -((probs * ahead).sum(-1) + probs.amax(-1).log())
     return _of_ids(logits, probs, ids, temperature), entropy
 
 
