@@ -16,10 +16,7 @@ config.register()
 def main(cfg: DictConfig) -> float:
     """Run one stage or a chain; return its headline figure, which sweepers optimise."""
     checks.check(cfg)
-    allocator.let_segments_grow()
-    allocator.keep_few_kernels()
-    if cfg.hardware.return_freed_memory:
-        allocator.return_freed_memory()
+    allocator.set_up(returned=cfg.hardware.return_freed_memory)
     with cli.interrupts_held(), cli.garbage_kept():
         from hydralign.run import run  # only now: it imports torch
 

@@ -35,9 +35,7 @@ def measure(work: Work, overrides: Sequence[str], scratch: Path) -> dict[str, fl
         scratch: folder of the inputs.
     """
     cfg = composed([*overrides_of(work, scratch), *overrides])
-    allocator.keep_few_kernels()
-    if cfg.hardware.return_freed_memory:
-        allocator.return_freed_memory()
+    allocator.set_up(returned=cfg.hardware.return_freed_memory)
     from hydralign import build, stage_run  # only now: they import torch
     from hydralign.memory import peak_memory_gb
     from hydralign.run import run

@@ -44,6 +44,18 @@ def broken_below(*, returned: bool) -> int:
     return (LARGE if returned else KEPT) if platform.libc_ver()[0] == "glibc" else 0
 
 
+def set_up(*, returned: bool) -> None:
+    """Tell torch and the C library how to keep memory; to be called before torch is imported.
+
+    Args:
+        returned: whether freed blocks of main memory go back at once.
+    """
+    let_segments_grow()
+    keep_few_kernels()
+    if returned:
+        return_freed_memory()
+
+
 def keep_few_kernels() -> None:
     """Let torch keep few kernels, and take large pages; what the user has said of it comes first.
 

@@ -46,7 +46,9 @@ class _TokenLogprobs(torch.autograd.Function):
         probs = upcast(logits, temperature).softmax(dim=-1)
         ctx.save_for_backward(probs, ids)
         ctx.temperature, ctx.dtype = temperature, logits.dtype
-        return _of_ids(logits, probs, ids, temperature)
+        own = upcast(logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1), temperature)
+        # From the likeliest token's on: a small probability itself has underflowed.
+        return own - upcast(logits.amax(-1), temperature) + probs.amax(-1).log()
 
     @staticmethod
     @once_differentiable
@@ -74,14 +76,9 @@ def token_logprobs_and_entropy(
     wide = upcast(logits, temperature)
     probs = wide.softmax(dim=-1)
     ahead = wide - wide.amax(-1, keepdim=True)
-    entropy = -((probs * ahead).sum(-1) + probs.amax(-1).log())
-    return _of_ids(logits, probs, ids, temperature), entropy
-
-
-def _of_ids(logits: Tensor, probs: Tensor, ids: Tensor, temperature: float) -> Tensor:
-    """Return (...) log-probs, from the likeliest token's on: a small one's own has underflowed."""
-    own = upcast(logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1), temperature)
-    return own - upcast(logits.amax(-1), temperature) + probs.amax(-1).log()
+    likeliest = probs.amax(-1).log()
+    own = ahead.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    return own + likeliest, -((probs * ahead).sum(-1) + likeliest)
 
 
 OfTokens = Callable[[Tensor, Tensor], Tensor]
