@@ -13,7 +13,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from hydralign.artifacts import Lineage, new_manifest, write_artifact, write_json
 from hydralign.data.templates import template_hash
 from hydralign.models.adapters import LoraShape
-from hydralign.models.assembly import RoleSpec, StartingPoint, adapter_roles, own_roles
+from hydralign.models.assembly import (
+    RoleSpec,
+    StartingPoint,
+    adapter_roles,
+    own_roles,
+    suit_machine,
+)
 from hydralign.models.codec import Codec, make_codec
 from hydralign.models.loading import BaseModel
 from hydralign.models.quantization import Quantization
@@ -60,8 +66,11 @@ class Toys:
         torch.manual_seed(4)  # PEFT draws fresh adapters from the global generator
         size = {"vocab_size": len(self.codec.tokenizer), "seed": 4}
         if self.kind == "own":
-            return own_roles(self.base, specs, self.starts, **size)
-        return adapter_roles(self.base, SHAPE, specs, self.starts, **size)
+            made = own_roles(self.base, specs, self.starts, **size)
+        else:
+            made = adapter_roles(self.base, SHAPE, specs, self.starts, **size)
+        suit_machine(made, checkpoints=False, logits_mb=None, attention=None)
+        return made
 
     def role(self, name, *, trained=False):
         """The policy or the reward model, by itself."""

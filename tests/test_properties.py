@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from hydralign.models import roles as roles_module
 from hydralign.models.assembly import RoleSpec
+from hydralign.models.attention import set_attention
+from hydralign.rl import packing
 from hydralign.rl.sequences import Sequences, pad_sequences
 
 SPECS = {
@@ -21,14 +22,22 @@ SPECS = {
 SEEDS = range(3)
 
 
+@pytest.fixture(params=["sdpa", "grouped", "eager"])
+def attention(request):
+    return request.param
+
+
 @pytest.fixture(params=["own-llama", "lora-llama", "own-gpt2", "lora-gpt2"])
-def roles(request, make_toys):
-    return make_toys(*request.param.split("-")).roles(SPECS)
+def roles(request, attention, make_toys):
+    made = make_toys(*request.param.split("-")).roles(SPECS)
+    for role in made.values():
+        set_attention(role.network.language_model, attention)
+    return made
 
 
 @pytest.fixture(autouse=True)
 def _groups(monkeypatch):
-    monkeypatch.setattr(roles_module, "PASS_COST", 5)
+    monkeypatch.setattr(packing, "GROUP_COST", 5)
 
 
 def random_texts(seed):

@@ -5,9 +5,10 @@ import torch
 from torch.testing import assert_close
 from transformers import DynamicCache
 
-from hydralign.models import roles as roles_module
 from hydralign.models.assembly import RoleSpec
+from hydralign.models.attention import set_attention, takes_packed_rows
 from hydralign.models.roles import Network, TextRole
+from hydralign.rl import packing
 
 SPECS = {
     "policy": RoleSpec("policy"),
@@ -16,15 +17,25 @@ SPECS = {
 
 
 @pytest.fixture(autouse=True, params=[5, 1000])
-def pass_cost(request, monkeypatch):
-    """Five rows go through the network in three groups of alike length, or all together."""
-    monkeypatch.setattr(roles_module, "PASS_COST", request.param)
+def group_cost(request, monkeypatch):
+    """Five rows are attended to in three groups of alike length, or all together."""
+    monkeypatch.setattr(packing, "GROUP_COST", request.param)
+
+
+@pytest.fixture(params=["sdpa", "grouped", "eager"])
+def attention(request):
+    """With `eager` rows are padded in the whole network, with the others in attention."""
+    return request.param
 
 
 @pytest.fixture(params=["own-llama", "lora-llama", "own-gpt2", "lora-gpt2"])
-def roles(request, make_toys):
+def roles(request, attention, make_toys):
     """Llama rotates by position, GPT-2 adds a vector for each: only GPT-2 notices a shift."""
-    return make_toys(*request.param.split("-")).roles(SPECS)
+    made = make_toys(*request.param.split("-")).roles(SPECS)
+    for role in made.values():
+        set_attention(role.network.language_model, attention)
+        assert takes_packed_rows(role.network.language_model) == (attention != "eager")
+    return made
 
 
 def plain_logits(role, lone):
@@ -135,7 +146,7 @@ def test_what_saves_memory_changes_neither_logprobs_nor_gradients(make_toys, kin
         if sparing:
             policy.network.checkpoint_activations()
             policy.chunk_size = 2
-        passes, chunks, groups = [], [], len(list(sequences.length_groups(roles_module.PASS_COST)))
+        passes, chunks = [], []
         layer = policy.network.language_model.base_model.layers[0]
         layer.mlp.register_forward_pre_hook(lambda *_, to=passes: to.append(1))
         head = policy.network.language_model.lm_head
@@ -144,7 +155,7 @@ def test_what_saves_memory_changes_neither_logprobs_nor_gradients(make_toys, kin
         logprobs.square().sum().backward()
         found.append((logprobs, [parameter.grad for parameter in policy.trained_parameters()]))
         tokens = int(sequences.response_mask.sum())
-        assert len(passes) == (2 * groups if sparing else groups)
+        assert len(passes) == (2 if sparing else 1)
         # An LM head that trains needs the logits again, for its own gradient.
         passes_of_logits = 2 if sparing and kind == "own" else 1
         assert (max(chunks), sum(chunks)) == (2 if sparing else tokens, passes_of_logits * tokens)

@@ -1,6 +1,4 @@
 import dataclasses
-import random
-from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -97,49 +95,3 @@ def test_to_moves_every_field(sequences):
 def test_sequences_are_frozen(sequences):
     with pytest.raises(dataclasses.FrozenInstanceError):
         sequences.sequence_ids = torch.zeros(3, 8)
-
-
-def grouped(lengths, pass_cost):
-    """Rows and columns of each group of some (prompt, response) lengths."""
-    ids = [([1] * p, [2] * r) for p, r in lengths]
-    batch = pad_sequences([p for p, _ in ids], [r for _, r in ids], pad_id=0)
-    groups = batch.length_groups(pass_cost)
-    return [(rows.tolist(), columns.tolist()) for rows, columns in groups]
-
-
-def test_rows_are_parted_where_that_saves_more_padding_than_a_pass_costs():
-    # By hand: together 4 rows x 11 = 44; in two groups 2 x 4 + 2 x 11 = 30.
-    lengths = [(2, 9), (3, 1), (1, 8), (1, 2)]
-    short = [[2, 3, 4, 5], [0, 1, 2, 3]]  # prompts end at column 3 of 12
-    long = [[*range(2, 12), 0], list(range(1, 12))]  # a row that ends early: the padding in front
-    assert grouped(lengths, 13) == [([3, 1], short), ([2, 0], long)]
-    ((rows, columns),) = grouped(lengths, 15)
-    assert rows == [3, 1, 2, 0]
-    assert columns == [
-        [*range(2, 12), 0],
-        list(range(11)),
-        [*range(2, 12), 0],
-        list(range(1, 12)),
-    ]
-    assert grouped([(2, 3)] * 40, 1) == [(list(range(40)), [list(range(5))] * 40)]
-
-
-@pytest.mark.parametrize("pass_cost", [0, 7, 30])
-@pytest.mark.parametrize("seed", range(5))
-def test_no_other_way_to_cut_is_cheaper(seed, pass_cost):
-    draw = random.Random(seed)
-    lengths = [(draw.randint(1, 6), draw.randint(1, 20)) for _ in range(9)]
-    found = grouped(lengths, pass_cost)
-    order = [row for rows, _ in found for row in rows]
-    assert sorted(order) == list(range(9))
-    assert [sum(lengths[row]) for row in order] == sorted(map(sum, lengths))
-
-    def cost(rows):
-        return len(rows) * max(sum(lengths[row]) for row in rows) + pass_cost
-
-    ways = [
-        [order[a:b] for a, b in pairwise([0, *cuts, 9])]
-        for n in range(9)
-        for cuts in combinations(range(1, 9), n)
-    ]
-    assert sum(cost(rows) for rows, _ in found) == min(sum(map(cost, way)) for way in ways)

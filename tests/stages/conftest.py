@@ -17,7 +17,7 @@ from hydralign.data.examples import (
 from hydralign.data.module import RecordDataModule
 from hydralign.data.splits import Splits
 from hydralign.micro_batches import MicroBatches
-from hydralign.models import roles
+from hydralign.rl import packing
 from hydralign.stages import online
 from hydralign.stages.context import StageContext
 from hydralign.stages.dpo import DPO, DPOSettings
@@ -215,8 +215,8 @@ def fit():
 
 @pytest.fixture
 def narrow_passes(monkeypatch):
-    """A micro-batch goes through the network in up to three groups of alike length."""
-    monkeypatch.setattr(roles, "PASS_COST", 5)
+    """A micro-batch is attended to in up to three groups of alike length."""
+    monkeypatch.setattr(packing, "GROUP_COST", 5)
 
 
 @pytest.fixture

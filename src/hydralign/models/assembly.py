@@ -167,8 +167,7 @@ def suit_machine(
         UserError: if the networks cannot compute attention like that.
     """
     for role in roles.values():
-        if attention is not None:
-            set_attention(role.network.language_model, attention)
+        set_attention(role.network.language_model, attention)
         if checkpoints:
             role.network.checkpoint_activations()
         if isinstance(role, TextRole):

@@ -1,114 +1,123 @@
-"""Attention for a CPU: `hardware.attention=grouped`.
+"""How a network computes attention, of padded rows and of packed ones."""
 
-The kernel of PyTorch takes up to five times as long in the backward pass there. The plain formula
-copies keys for all the heads that share them, and keeps every weight in fp32.
-"""
-
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import eager_mask
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import eager_mask, sdpa_mask
 
 from hydralign.errors import UserError
+from hydralign.models.grouped_attention import grouped_attention
+from hydralign.rl.packing import PackedRows
 
-NAME = "grouped"
+PACKED = {"grouped": "grouped", "sdpa": "packed_sdpa"}
+"""What can attend to packed rows, by the name of what does the same to padded ones alone."""
+
+MEETING = frozenset(("full_attention", "sliding_attention", "chunked_attention"))
+"""Layers that are told by a mask alone which tokens meet."""
+
+NEVER_PACKED = ("doge", "hy_v4", "nemotron")
+"""Networks whose layers do not hand on to their attention how rows are packed, or want masks of
+their own."""
 
 
-def set_attention(model: PreTrainedModel, name: str) -> None:
+def set_attention(model: PreTrainedModel, name: str | None) -> None:
     """Choose how a network computes attention.
 
     Args:
         model: changed in place.
-        name: `grouped`, or one of transformers' own.
+        name: `grouped`, or one of transformers' own; None leaves it to transformers.
 
     Raises:
         UserError: if it cannot be computed like that.
     """
-    chosen: str | None = None
+    name = name or str(model.config._attn_implementation)
+    wanted, chosen = PACKED.get(name, name), None
     try:
-        model.set_attn_implementation(name)
+        model.set_attn_implementation(wanted)
         chosen = model.config._attn_implementation
         reason = "this model has it in its own way."
     except (ValueError, ImportError) as error:
         reason = str(error)
-    if chosen != name:
+    if chosen != wanted:
         raise UserError(
             f"hardware.attention={name} cannot be used: {reason} "
             "Use hardware.attention=sdpa or eager, or null for what suits the model."
         )
 
 
-def grouped_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    **other: Any,
-) -> tuple[Tensor, None]:
-    """Scaled dot-product attention, called as transformers does.
-
-    Shapes: b batch, h heads, k key heads (a divisor of h), q queries, t tokens, e head size.
+def takes_packed_rows(model: PreTrainedModel) -> bool:
+    """Say whether the tokens of a row meet in a network's attention alone, and in ours.
 
     Args:
-        module: the layer, of no use here.
-        query: (b, h, q, e)
-        key: (b, k, t, e)
-        value: (b, k, t, e)
-        attention_mask: (b or 1, 1, q, t), added to the scores; None adds nothing.
-        scaling: of the scores; e ** -0.5 if None.
-        other: what only some networks want.
-
-    Returns:
-        (b, q, h, e), and None in the place of the weights.
-
-    Raises:
-        UserError: if the network wants its scores changed in another way.
+        model: of any family.
     """
-    for name in ("softcap", "s_aux", "position_bias"):
-        if other.get(name) is not None:
-            raise UserError(
-                f"hardware.attention={NAME} knows no {name}, which this model asks for. "
-                "Use hardware.attention=eager."
-            )
-    b, h, q, e = query.shape
-    narrow = value.dtype
-    if torch.is_autocast_enabled(value.device.type):  # not everything comes in as narrow as that
-        narrow = torch.get_autocast_dtype(value.device.type)
-    query, key, value = query.to(narrow), key.to(narrow), value.to(narrow)
-    if attention_mask is not None:
-        attention_mask = attention_mask.clamp(min=torch.finfo(narrow).min).to(narrow)
-    # Heads that share a key head stand in line, as if they were more queries.
-    lined_up = query.reshape(b, key.shape[1], -1, e) * (scaling or e**-0.5)
-    attended: Tensor = _Attention.apply(lined_up, key, value, attention_mask)
-    return attended.view(b, h, q, -1).transpose(1, 2).contiguous(), None
+    config = model.config
+    return (
+        config._attn_implementation in PACKED.values()
+        and config.model_type not in NEVER_PACKED
+        and model._supports_attention_backend
+        and not model._is_stateful
+        and not config.sub_configs  # beside text it may look at pictures
+        and MEETING.issuperset(getattr(config, "layer_types", None) or ())
+    )
 
 
-AttentionInterface.register(NAME, grouped_attention)
-AttentionMaskInterface.register(NAME, eager_mask)
+Attention = Callable[..., tuple[Tensor, Tensor | None]]
+MaskMaker = Callable[..., Tensor | None]
 
 
-class _Attention(torch.autograd.Function):
-    """Query (b, k, g q, e), key and value (b, k, t, e), mask (b, 1, q, t): to (b, k, g q, e)."""
+def _attention_of_packed(attend: Attention) -> Attention:
+    """Let attention look at packed rows one by one.
 
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        scores = query @ key.mT
-        if mask is not None:
-            b, k, lines, t = scores.shape
-            scores.view(b, k, -1, mask.shape[-2], t).add_(mask.unsqueeze(2))
-        wide = torch.promote_types(scores.dtype, torch.float32)
-        weights = scores.softmax(-1, dtype=wide).to(value.dtype)
-        ctx.save_for_backward(query, key, value, weights)
-        return weights @ value
+    Args:
+        attend: called as transformers does, with padded rows.
+    """
 
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        query, key, value, weights = ctx.saved_tensors
-        of_output = upstream[0].contiguous()
-        of_weights = of_output @ value.mT
-        of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-        return of_scores @ key, of_scores.mT @ query, weights.mT @ of_output, None
+    def attend_packed(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        packed_rows: PackedRows | None = None,
+        **other: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        if packed_rows is None:
+            return attend(module, query, key, value, attention_mask, **other)
+        spread = (packed_rows.spread(x[0].transpose(0, 1)) for x in (query, key, value))
+        attended = []
+        for rows in zip(*spread, strict=True):
+            w = rows[0].shape[1]
+            mask = None if attention_mask is None else attention_mask[..., :w, :w]
+            heads_first = [x.transpose(1, 2) for x in rows]
+            attended.append(attend(module, *heads_first, mask, **other)[0])
+        return packed_rows.pack(attended).unsqueeze(0), None
+
+    return attend_packed
+
+
+def _mask_of_packed(make_mask: MaskMaker) -> MaskMaker:
+    """Make the mask of the longest row alone, where rows are packed: the others' are its corners.
+
+    Args:
+        make_mask: called as transformers does, for padded rows.
+    """
+
+    def make(*, q_length: int, kv_length: int, attention_mask: Tensor | None, **other: Any) -> Any:
+        if q_length > kv_length:  # never so in a row: the mask is as wide as the longest
+            q_length, attention_mask = kv_length, None
+        lengths = {"q_length": q_length, "kv_length": kv_length}
+        return make_mask(**lengths, attention_mask=attention_mask, **other)
+
+    return make
+
+
+for _name, _attend, _make_mask in (
+    (PACKED["grouped"], grouped_attention, eager_mask),
+    (PACKED["sdpa"], sdpa_attention_forward, sdpa_mask),
+):
+    AttentionInterface.register(_name, _attention_of_packed(_attend))
+    AttentionMaskInterface.register(_name, _mask_of_packed(_make_mask))

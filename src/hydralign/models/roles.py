@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from hydralign.models.adapters import AdapterSet
+from hydralign.models.attention import takes_packed_rows
 from hydralign.models.heads import ScalarHead
 from hydralign.models.norms import keep_norm_inputs_narrow_
 from hydralign.rl.logprobs import (
@@ -20,11 +21,8 @@ from hydralign.rl.logprobs import (
     token_logprobs_and_entropy,
     with_row_gradients,
 )
+from hydralign.rl.packing import PackedRows
 from hydralign.rl.sequences import Sequences
-
-PASS_COST = 100
-"""Padded tokens that take as long as one more pass through a network. Responses of people differ in
-length by a factor of five: for 16 or 32 of them, groups of 8 to 16 were the fastest on a CPU."""
 
 
 class Network(nn.Module):
@@ -56,7 +54,7 @@ class Network(nn.Module):
         self.language_model.gradient_checkpointing_enable({"use_reentrant": False})
         self.checkpoints = True
 
-    def forward(self, **inputs: Tensor | Cache | bool | None) -> Tensor:
+    def forward(self, **inputs: Tensor | Cache | PackedRows | bool | None) -> Tensor:
         """Return hidden states (b, t, d)."""
         self.prepare()
         # All roles must be one function of their weights, whatever a network does in training mode:
@@ -65,6 +63,28 @@ class Network(nn.Module):
         if self.language_model.training != training:
             self.language_model.train(training)
         return self.language_model.base_model(**inputs).last_hidden_state
+
+    def of_rows(self, ids: Tensor, rows: PackedRows) -> Tensor:
+        """Return hidden states (n, d) of the tokens of packed rows.
+
+        Args:
+            ids: (n,) the tokens.
+            rows: how they are packed.
+        """
+        if takes_packed_rows(self.language_model):
+            return self(
+                input_ids=ids.unsqueeze(0),
+                position_ids=rows.position_ids.unsqueeze(0),
+                attention_mask=torch.ones(1, rows.width, dtype=torch.bool, device=ids.device),
+                packed_rows=rows,
+                use_cache=False,
+            )[0]
+        # All padding comes last, where no token looks: no mask, and positions from 0 on.
+        states = []
+        for some in rows.spread(ids):
+            positions = torch.arange(some.shape[1], device=ids.device).expand(some.shape)
+            states.append(self(input_ids=some, position_ids=positions, use_cache=False))
+        return rows.pack(states)
 
     @property
     def lm_head_trains(self) -> bool:
@@ -235,19 +255,10 @@ Role = TextRole | ScalarRole
 
 def _hidden_states(network: Network, sequences: Sequences) -> Tensor:
     """Return hidden states (b, t, d); in padding they are anything."""
-    b, t = sequences.sequence_ids.shape
-    hidden_states, places = [], []
-    for rows, columns in sequences.length_groups(PASS_COST):
-        at = rows.unsqueeze(-1), columns
-        # Padding comes last, where no token looks at it: no mask, and positions from 0 on.
-        positions = torch.arange(columns.shape[1], device=columns.device).expand(columns.shape)
-        ids = sequences.sequence_ids[at]
-        states = network(input_ids=ids, position_ids=positions, use_cache=False)
-        hidden_states.append(states.flatten(0, 1))
-        places.append((at[0] * t + columns).flatten())
-    found = torch.cat(hidden_states)
-    whole = found.new_zeros(b * t, found.shape[-1])
-    return whole.index_copy_(0, torch.cat(places), found).view(b, t, -1)
+    rows, ids = sequences.packed(), sequences.sequence_ids
+    found = network.of_rows(ids.flatten()[rows.tokens], rows)
+    whole = found.new_zeros(ids.numel(), found.shape[-1])
+    return whole.index_copy_(0, rows.tokens, found).view(*ids.shape, -1)
 
 
 def _before_response(network: Network, sequences: Sequences) -> Tensor:

@@ -15,6 +15,7 @@ from hydralign.models.assembly import suit_machine
 from hydralign.models.roles import Role, TextRole
 from hydralign.planning.fake_roles import book_weights_
 from hydralign.planning.tracker import MemoryTracker
+from hydralign.rl.packing import PackedRows, RowGroup
 from hydralign.rl.sequences import Sequences
 
 PHASE_KINDS = ("sample", "score", "train")
@@ -73,17 +74,11 @@ class Workload:
 class FullSequences(Sequences):
     """Sequences without padding, which need not be looked at to be grouped or counted."""
 
-    def length_groups(self, pass_cost: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Leave the batch whole: its rows are alike.
-
-        Args:
-            pass_cost: of no use here.
-
-        Yields:
-            all rows and all columns.
-        """
+    def packed(self) -> PackedRows:
+        """Leave the batch as it is: its rows are alike."""
         b, t = self.sequence_ids.shape
-        yield torch.arange(b), torch.arange(t).expand(b, t)
+        every = torch.arange(b * t)
+        return PackedRows(every, torch.arange(t).repeat(b), (RowGroup((b, t), every),))
 
     def counted(self, tensor: Tensor) -> Tensor:
         """Return (b * r, ...): every response token counts.

@@ -1,12 +1,13 @@
 """The one layout of tokens: a left-padded prompt, then a right-padded response."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from hydralign.rl.masks import last_token_index, position_ids
+from hydralign.rl.packing import PackedRows, pack_rows
 
 
 @dataclass(frozen=True)
@@ -51,24 +52,9 @@ class Sequences:
         """Return the given rows, in that order."""
         return Sequences(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-    def length_groups(self, pass_cost: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Cut the batch into groups of alike length, so that little of each is padding.
-
-        Args:
-            pass_cost: padded tokens that are as bad as one group more.
-
-        Yields:
-            the (n,) rows of a group, and the (n, w) columns of each, from its first token on; what
-            is shorter than the w of the longest ends in padding.
-        """
-        t = self.sequence_ids.shape[1]
-        lengths, order = self.attention_mask.sum(dim=-1).sort(stable=True)
-        first = self.prompt_length - self.attention_mask[:, : self.prompt_length].sum(dim=-1)
-        widths = lengths.tolist()
-        for start, end in _cuts(widths, pass_cost):
-            rows, width = order[start:end], widths[end - 1]
-            columns = first[rows].unsqueeze(-1) + torch.arange(width, device=rows.device)
-            yield rows, columns % t  # beyond the end lies the padding at the front
+    def packed(self) -> PackedRows:
+        """Say where the tokens stand once all padding is left out."""
+        return pack_rows(self.attention_mask)
 
     def counted(self, tensor: Tensor) -> Tensor:
         """Return (n, ...) what stands at the n counted response tokens.
@@ -106,21 +92,3 @@ def pad_sequences(
         sequence_ids[row, tokens] = torch.tensor([*prompt, *response], dtype=torch.long)
         attention_mask[row, tokens] = True
     return Sequences(sequence_ids, attention_mask, attention_mask[:, p:].clone())
-
-
-def _cuts(lengths: Sequence[int], pass_cost: int) -> list[tuple[int, int]]:
-    """Cut rows of rising length into the stretches that are cheapest in all.
-
-    A stretch costs its rows times the length of its last one, and `pass_cost`. Dynamic programming.
-    """
-    best, start_of = [0], [0]  # of the first n rows: the cost, and where the last stretch starts
-    for end in range(1, len(lengths) + 1):
-        costs = [best[start] + (end - start) * lengths[end - 1] for start in range(end)]
-        cheapest = min(costs)
-        best.append(cheapest + pass_cost)
-        start_of.append(costs.index(cheapest))
-    cuts, end = [], len(lengths)
-    while end:
-        cuts.append((start_of[end], end))
-        end = start_of[end]
-    return cuts[::-1]

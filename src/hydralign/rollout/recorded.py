@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from hydralign.errors import is_out_of_memory, no_memory
+from hydralign.models.attention import PACKED
 from hydralign.models.roles import TextRole
 
 log = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ def can_be_recorded(policy: TextRole, cache: DynamicCache, length: int) -> bool:
     return (
         all(type(layer) is DynamicLayer for layer in layers)
         and all(layer.keys.is_cuda for layer in layers)
-        and config._attn_implementation == "sdpa"
+        and config._attn_implementation in ("sdpa", PACKED["sdpa"])
         and window >= length
         and not any(kind in rope for kind in CHANGING_ROPE)
     )

@@ -1,0 +1,102 @@
+"""Rows one behind the other, without the padding between them."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+GROUP_COST = 5000
+"""Pairs of tokens that take as long to attend to as one more group of rows, on a CPU."""
+
+
+class RowGroup(NamedTuple):
+    """m rows of alike length; w is that of the longest."""
+
+    shape: tuple[int, int]
+    """(m, w)"""
+    places: Tensor
+    """(k,) where each token stands among the m w places of the rows, in the order of the rows."""
+
+
+class PackedRows(NamedTuple):
+    """Where the n tokens of b rows stand that are packed: shorter rows first.
+
+    A network that treats each token by itself sees no padding like that. Where tokens of a row
+    meet, they are spread into rows again, group by group.
+    """
+
+    tokens: Tensor
+    """(n,) where each stands in the padded rows (b, t), flattened."""
+    position_ids: Tensor
+    """(n,) from 0 on in each row."""
+    groups: tuple[RowGroup, ...]
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longest row."""
+        return self.groups[-1].shape[1]
+
+    def spread(self, packed: Tensor) -> list[Tensor]:
+        """Lay something of each token (n, ...) out as rows: (m, w, ...) of each group, then 0."""
+        pieces = torch.split(packed, [len(group.places) for group in self.groups])
+        return [_spread(*pair) for pair in zip(pieces, self.groups, strict=True)]
+
+    def pack(self, rows: Iterable[Tensor]) -> Tensor:
+        """Put what stands in the rows (m, w, ...) of each group one behind the other: (n, ...)."""
+        return torch.cat([_pack(*pair) for pair in zip(rows, self.groups, strict=True)])
+
+
+def pack_rows(attention_mask: Tensor) -> PackedRows:
+    """Say where tokens stand once their rows are packed.
+
+    Args:
+        attention_mask: (b, t) bool, True = real token; those of a row stand side by side.
+    """
+    t = attention_mask.shape[1]
+    mask = attention_mask.cpu()  # what depends on it is many small steps
+    lengths, order = mask.sum(dim=-1).sort(stable=True)
+    row, column = mask[order].nonzero(as_tuple=True)
+    positions = torch.cat([torch.arange(length) for length in lengths.tolist()])
+    groups = [_group(lengths[start:end]) for start, end in _cuts(lengths.tolist())]
+    tokens = order[row] * t + column
+    device = attention_mask.device
+    moved = [RowGroup(shape, places.to(device)) for shape, places in groups]
+    return PackedRows(tokens.to(device), positions.to(device), tuple(moved))
+
+
+def _group(lengths: Tensor) -> RowGroup:
+    w = int(lengths[-1])
+    is_token = torch.arange(w) < lengths.unsqueeze(-1)
+    return RowGroup((len(lengths), w), is_token.flatten().nonzero().squeeze(-1))
+
+
+def _spread(piece: Tensor, group: RowGroup) -> Tensor:
+    (m, w), rest = group.shape, piece.shape[1:]
+    if len(piece) == m * w:  # nothing is padding
+        return piece.view(m, w, *rest)
+    return piece.new_zeros(m * w, *rest).index_copy_(0, group.places, piece).view(m, w, *rest)
+
+
+def _pack(rows: Tensor, group: RowGroup) -> Tensor:
+    flat = rows.flatten(0, 1)
+    return flat if len(group.places) == len(flat) else flat.index_select(0, group.places)
+
+
+def _cuts(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """Cut rows of rising length into the stretches that are cheapest in all.
+
+    A stretch costs its rows times the square of the length of its last one, and GROUP_COST.
+    Dynamic programming.
+    """
+    best, start_of = [0], [0]  # of the first n rows: the cost, and where the last stretch starts
+    for end in range(1, len(lengths) + 1):
+        costs = [best[start] + (end - start) * lengths[end - 1] ** 2 for start in range(end)]
+        cheapest = min(costs)
+        best.append(cheapest + GROUP_COST)
+        start_of.append(costs.index(cheapest))
+    cuts, end = [], len(lengths)
+    while end:
+        cuts.append((start_of[end], end))
+        end = start_of[end]
+    return cuts[::-1]
