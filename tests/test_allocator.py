@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -95,9 +96,18 @@ def test_what_is_freed_goes_back():
     assert 180 <= float(grown.stdout) < 200  # 60 blocks of 3 MB that are alive
 
 
+def test_the_c_library_is_told_to_keep_what_is_freed(monkeypatch):
+    told = []
+    library = types.SimpleNamespace(mallopt=lambda *setting: told.append(setting))
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: library)
+    allocator.keep_freed_memory()
+    assert told == [(-3, 32 * 2**20), (-1, -1)]  # M_MMAP_THRESHOLD, and M_TRIM_THRESHOLD: never
+
+
 def test_elsewhere_it_does_nothing(monkeypatch):
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
     allocator.return_freed_memory()
+    allocator.keep_freed_memory()
 
 
 def test_what_the_user_tells_torch_stays(monkeypatch):

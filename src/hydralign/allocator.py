@@ -6,8 +6,8 @@ import platform
 import sys
 from contextlib import suppress
 
-M_MMAP_THRESHOLD = -3
-"""Its number in malloc.h of glibc."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Their numbers in malloc.h of glibc."""
 
 LARGE = 2**20
 """Bytes from which on a block is given back, if it is."""
@@ -28,7 +28,7 @@ FOR_CUDA = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
 instead of 7.4: batches of other lengths ask for other sizes, and pieces of segments lie idle."""
 
 KEPT = 32 * 2**20
-"""Bytes up to which the C library keeps freed blocks by itself: its threshold grows to this."""
+"""Bytes up to which the C library can keep freed blocks: it takes no higher threshold."""
 
 
 def broken_below(*, returned: bool) -> int:
@@ -52,8 +52,7 @@ def set_up(*, returned: bool) -> None:
     """
     let_segments_grow()
     keep_few_kernels()
-    if returned:
-        return_freed_memory()
+    (return_freed_memory if returned else keep_freed_memory)()
 
 
 def keep_few_kernels() -> None:
@@ -65,15 +64,31 @@ def keep_few_kernels() -> None:
         os.environ.setdefault(name, value)
 
 
+def keep_freed_memory() -> None:
+    """Let blocks up to `KEPT` stay when they are freed, for the next that is as large.
+
+    By itself the C library gives back what is free at the end of its heap, and part of each pass
+    comes as new pages: 1,800 page faults in a pass of a 135M model, 310 without. To be called
+    before torch is imported.
+    """
+    _tell(M_MMAP_THRESHOLD, KEPT)
+    _tell(M_TRIM_THRESHOLD, -1)  # never
+
+
 def return_freed_memory() -> None:
     """Let large blocks go back to the system when they are freed, instead of lying about in pieces.
 
     Each block then comes as new pages, which the system clears: with activations above the limit a
     step of PPO on a 135M model took 14 % less memory at its peak and two thirds more time. To be
-    called before torch is imported. Where the C library is not glibc, nothing happens.
+    called before torch is imported.
     """
+    _tell(M_MMAP_THRESHOLD, LARGE)
+
+
+def _tell(parameter: int, value: int) -> None:
+    """Tell the C library; where it is not glibc, nothing happens."""
     with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
+        ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def let_segments_grow() -> None:
