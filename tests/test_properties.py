@@ -37,7 +37,7 @@ def roles(request, attention, make_toys):
 
 @pytest.fixture(autouse=True)
 def _groups(monkeypatch):
-    monkeypatch.setattr(packing, "GROUP_COST", 5)
+    monkeypatch.setitem(packing.GROUP_COST, "cpu", 5)
 
 
 def random_texts(seed):

@@ -5,6 +5,8 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from hydralign.errors import UserError
+from hydralign.models import attention as attention_module
 from hydralign.models.attention import set_attention, takes_packed_rows
 from hydralign.models.roles import Network
 from hydralign.rl import packing
@@ -30,20 +32,21 @@ PACKED = [
 ]
 # fmt: on
 
-PADDED = ["doge", "falcon_h1", "jamba", "minimax", "nemotron", "qwen3_next", "stablelm"]
+PADDED = ["biogpt", "falcon", "falcon_h1", "jamba", "nemotron", "qwen3_next", "stablelm"]
 """Some with layers where tokens meet outside attention; some with attention of their own."""
 
 ROWS = [
+    ((4, 4, 9, 50), (11, 3, 3, 7, 60, 2)),
     ((5, 9), (7, 4, 8)),
     ((3,), (9, 6, 12, 31, 40, 22, 5)),
-    ((4, 4, 9, 50), (11, 3, 3, 7, 60, 2)),
+    ((8, 3, 51), (14, 14, 7, 2)),
 ]
 
 
 def small(model_type):
     """A network of random weights whose windows are shorter than most rows."""
     default = AutoConfig.for_model(model_type)
-    fields = {name: value for name, value in SMALL.items() if hasattr(default, name)}
+    fields = {name: value for name, value in SMALL.items() if name in default.to_dict()}
     config = AutoConfig.for_model(model_type, **fields)
     if vars(config).get("layer_types"):
         config.layer_types = config.layer_types[:2]
@@ -54,26 +57,50 @@ def small(model_type):
     return model
 
 
+def alone(network):
+    """Hidden states (n, d) of each row by itself, shorter rows first."""
+    rows = sorted((prompt + response for prompt, response in ROWS), key=len)
+    inputs = (torch.tensor([row]) for row in rows)
+    return torch.cat([network(input_ids=ids, use_cache=False)[0] for ids in inputs])
+
+
+def together(network, monkeypatch):
+    """Hidden states (n, d) of all rows, in three groups, one with padding."""
+    monkeypatch.setitem(packing.GROUP_COST, "cpu", 30)
+    sequences = pad_sequences(*zip(*ROWS, strict=True), pad_id=0)
+    rows = sequences.packed
+    assert [group.shape for group in rows.groups] == [(1, 5), (2, 8), (1, 10)]
+    return network.of_rows(sequences.sequence_ids.flatten()[rows.tokens], rows)
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "grouped"])
 @pytest.mark.parametrize("model_type", PACKED)
+@torch.no_grad()
 def test_packed_rows_are_read_as_each_row_alone(model_type, attention, monkeypatch):
-    monkeypatch.setattr(packing, "GROUP_COST", 30)
     model = small(model_type)
     network = Network(model, trained=False)
     set_attention(model, "eager")
-    with torch.no_grad():
-        alone = [network(input_ids=torch.tensor([p + r]), use_cache=False)[0] for p, r in ROWS]
-        sequences = pad_sequences(*zip(*ROWS, strict=True), pad_id=0)
-        rows, ids = sequences.packed(), sequences.sequence_ids.flatten()
-        set_attention(model, attention)
-        assert takes_packed_rows(model)
-        together = network.of_rows(ids[rows.tokens], rows)
-    assert len(rows.groups) > 1
-    assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)  # fp32, over two layers
+    expected = alone(network)
+    set_attention(model, attention)
+    assert takes_packed_rows(model)
+    assert_close(together(network, monkeypatch), expected, rtol=1e-4, atol=1e-4)  # fp32
 
 
 @pytest.mark.parametrize("model_type", PADDED)
-def test_what_cannot_be_packed_is_padded(model_type):
+@torch.no_grad()
+def test_what_cannot_be_packed_is_padded_and_left_as_it_is(model_type, monkeypatch):
     model = small(model_type)
-    set_attention(model, "sdpa")
+    network = Network(model, trained=False)
+    before = model.config._attn_implementation
+    set_attention(model, None)
+    assert model.config._attn_implementation == before
     assert not takes_packed_rows(model)
+    assert_close(together(network, monkeypatch), alone(network), rtol=1e-4, atol=1e-4)
+
+
+def test_layers_that_keep_from_their_attention_how_rows_are_packed_are_found_out(monkeypatch):
+    model = small("nemotron")
+    monkeypatch.setattr(attention_module, "NEVER_PACKED", ())
+    set_attention(model, "sdpa")
+    with pytest.raises(UserError, match=r"NemotronAttention is not told .*attention=eager"):
+        together(Network(model, trained=False), monkeypatch)

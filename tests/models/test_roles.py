@@ -19,7 +19,7 @@ SPECS = {
 @pytest.fixture(autouse=True, params=[5, 1000])
 def group_cost(request, monkeypatch):
     """Five rows are attended to in three groups of alike length, or all together."""
-    monkeypatch.setattr(packing, "GROUP_COST", request.param)
+    monkeypatch.setitem(packing.GROUP_COST, "cpu", request.param)
 
 
 @pytest.fixture(params=["sdpa", "grouped", "eager"])

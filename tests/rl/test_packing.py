@@ -17,11 +17,11 @@ def packed(lengths, group_cost, monkeypatch):
     Returns:
         the ids (b, t), and how they are packed.
     """
-    monkeypatch.setattr(packing, "GROUP_COST", group_cost)
+    monkeypatch.setitem(packing.GROUP_COST, "cpu", group_cost)
     rows = [list(range(100 * row, 100 * row + p + r)) for row, (p, r) in enumerate(lengths)]
     cut = [(row[:p], row[p:]) for row, (p, _) in zip(rows, lengths, strict=True)]
     batch = pad_sequences([p for p, _ in cut], [r for _, r in cut], pad_id=-1)
-    return batch.sequence_ids, batch.packed()
+    return batch.sequence_ids, batch.packed
 
 
 LENGTHS = [(2, 4), (1, 1), (3, 2), (1, 2)]

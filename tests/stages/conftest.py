@@ -214,9 +214,9 @@ def fit():
 
 
 @pytest.fixture
-def narrow_passes(monkeypatch):
+def small_groups(monkeypatch):
     """A micro-batch is attended to in up to three groups of alike length."""
-    monkeypatch.setattr(packing, "GROUP_COST", 5)
+    monkeypatch.setitem(packing.GROUP_COST, "cpu", 5)
 
 
 @pytest.fixture

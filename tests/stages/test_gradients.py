@@ -22,7 +22,7 @@ CUTS = [1, 2, 8]
 close = {"rtol": 1e-4, "atol": 1e-6}
 
 
-pytestmark = pytest.mark.usefixtures("narrow_passes")
+pytestmark = pytest.mark.usefixtures("small_groups")
 
 
 def row_logprobs(role, prompt, response, temperature=1.0):

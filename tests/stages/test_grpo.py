@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from hydralign.stages.grpo import GRPO
 from tests.stages.test_gradients import CUTS, close, gradients, judged, moved
 
-pytestmark = pytest.mark.usefixtures("narrow_passes")
+pytestmark = pytest.mark.usefixtures("small_groups")
 ONE_STEP = {"minibatch_size": 8, "epochs": 1}
 LIMIT = 5  # tokens of a response, in these tests
 

@@ -160,7 +160,7 @@ def suit_machine(
         roles: changed in place.
         checkpoints: whether activations within layers are computed anew in the backward pass.
         logits_mb: of logits in fp32 that may stand in memory at once; None is all.
-        attention: how it is computed, as transformers names it; None is its choice.
+        attention: how it is computed: `grouped`, or as transformers names it; None is its choice.
         records_decoding: whether a step of sampling is recorded on a GPU and replayed.
 
     Raises:

@@ -1,10 +1,17 @@
 """How a network computes attention, of padded rows and of packed ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
@@ -13,14 +20,18 @@ from hydralign.models.grouped_attention import grouped_attention
 from hydralign.rl.packing import PackedRows
 
 PACKED = {"grouped": "grouped", "sdpa": "packed_sdpa"}
-"""What can attend to packed rows, by the name of what does the same to padded ones alone."""
+"""What the user calls a kind of attention, and the name under which packed rows find it."""
 
 MEETING = frozenset(("full_attention", "sliding_attention", "chunked_attention"))
 """Layers that are told by a mask alone which tokens meet."""
 
-NEVER_PACKED = ("doge", "hy_v4", "nemotron")
-"""Networks whose layers do not hand on to their attention how rows are packed, or want masks of
-their own."""
+CHANGING_ROPE = ("dynamic", "longrope")
+"""Position embeddings that depend on the longest row of a pass."""
+
+NEVER_PACKED = ("doge", "hy_v4", "llama4_text", "nemotron")
+"""Networks that make masks or positions of their own, or do not tell their attention of rows."""
+
+_packing = ContextVar("packing", default=False)
 
 
 def set_attention(model: PreTrainedModel, name: str | None) -> None:
@@ -34,7 +45,10 @@ def set_attention(model: PreTrainedModel, name: str | None) -> None:
         UserError: if it cannot be computed like that.
     """
     name = name or str(model.config._attn_implementation)
-    wanted, chosen = PACKED.get(name, name), None
+    wanted = PACKED.get(name, name) if can_be_packed(model) else name
+    if model.config._attn_implementation == wanted:
+        return
+    chosen: str | None = None
     try:
         model.set_attn_implementation(wanted)
         chosen = model.config._attn_implementation
@@ -48,21 +62,46 @@ def set_attention(model: PreTrainedModel, name: str | None) -> None:
         )
 
 
-def takes_packed_rows(model: PreTrainedModel) -> bool:
-    """Say whether the tokens of a row meet in a network's attention alone, and in ours.
+def can_be_packed(model: PreTrainedModel) -> bool:
+    """Say whether the tokens of a row meet in a network's attention alone, as a mask tells them.
 
     Args:
         model: of any family.
     """
     config = model.config
     return (
-        config._attn_implementation in PACKED.values()
-        and config.model_type not in NEVER_PACKED
-        and model._supports_attention_backend
+        model._supports_attention_backend
         and not model._is_stateful
         and not config.sub_configs  # beside text it may look at pictures
+        and config.model_type not in NEVER_PACKED
         and MEETING.issuperset(getattr(config, "layer_types", None) or ())
+        and not has_changing_rope(config)
     )
+
+
+def has_changing_rope(config: PreTrainedConfig) -> bool:
+    """Say whether the embedding of a position depends on how long a row is."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
+    return any(kind in str(rope) for kind in CHANGING_ROPE)
+
+
+def takes_packed_rows(model: PreTrainedModel) -> bool:
+    """Say whether a network can be packed, and its attention is ours.
+
+    Args:
+        model: of any family.
+    """
+    return model.config._attn_implementation in PACKED.values() and can_be_packed(model)
+
+
+@contextmanager
+def packing() -> Iterator[None]:
+    """Let a network see one line of packed rows; its mask says only how long the longest is."""
+    token = _packing.set(True)
+    try:
+        yield
+    finally:
+        _packing.reset(token)
 
 
 Attention = Callable[..., tuple[Tensor, Tensor | None]]
@@ -70,10 +109,11 @@ MaskMaker = Callable[..., Tensor | None]
 
 
 def _attention_of_packed(attend: Attention) -> Attention:
-    """Let attention look at packed rows one by one.
+    """Let attention look at packed rows, too: group by group, laid out as rows.
 
     Args:
-        attend: called as transformers does, with padded rows.
+        attend: called as transformers does: query (b, h, q, e), key and value (b, k, t, e), result
+            (b, q, h, e). Packed, what comes in is (1, h, n, e), and what is returned (1, n, h, e).
     """
 
     def attend_packed(
@@ -86,6 +126,7 @@ def _attention_of_packed(attend: Attention) -> Attention:
         **other: Any,
     ) -> tuple[Tensor, Tensor | None]:
         if packed_rows is None:
+            _check_not_packing(module)
             return attend(module, query, key, value, attention_mask, **other)
         spread = (packed_rows.spread(x[0].transpose(0, 1)) for x in (query, key, value))
         attended = []
@@ -99,6 +140,15 @@ def _attention_of_packed(attend: Attention) -> Attention:
     return attend_packed
 
 
+def _check_not_packing(module: nn.Module) -> None:
+    """Raise rather than let tokens of one row see those of another."""
+    if _packing.get():
+        raise UserError(
+            f"{type(module).__name__} is not told by its network how rows are packed. "
+            "Use hardware.attention=eager, which pads them."
+        )
+
+
 def _mask_of_packed(make_mask: MaskMaker) -> MaskMaker:
     """Make the mask of the longest row alone, where rows are packed: the others' are its corners.
 
@@ -107,7 +157,7 @@ def _mask_of_packed(make_mask: MaskMaker) -> MaskMaker:
     """
 
     def make(*, q_length: int, kv_length: int, attention_mask: Tensor | None, **other: Any) -> Any:
-        if q_length > kv_length:  # never so in a row: the mask is as wide as the longest
+        if _packing.get():  # a mask as wide as the longest row came in: kv_length
             q_length, attention_mask = kv_length, None
         lengths = {"q_length": q_length, "kv_length": kv_length}
         return make_mask(**lengths, attention_mask=attention_mask, **other)

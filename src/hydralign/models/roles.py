@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from hydralign.models.adapters import AdapterSet
-from hydralign.models.attention import takes_packed_rows
+from hydralign.models.attention import packing, takes_packed_rows
 from hydralign.models.heads import ScalarHead
 from hydralign.models.norms import keep_norm_inputs_narrow_
 from hydralign.rl.logprobs import (
@@ -68,17 +68,15 @@ class Network(nn.Module):
         """Return hidden states (n, d) of the tokens of packed rows.
 
         Args:
-            ids: (n,) the tokens.
+            ids: (n,) the tokens, in the order of `rows.tokens`.
             rows: how they are packed.
         """
         if takes_packed_rows(self.language_model):
-            return self(
-                input_ids=ids.unsqueeze(0),
-                position_ids=rows.position_ids.unsqueeze(0),
-                attention_mask=torch.ones(1, rows.width, dtype=torch.bool, device=ids.device),
-                packed_rows=rows,
-                use_cache=False,
-            )[0]
+            longest = torch.ones(1, rows.width, dtype=torch.bool, device=ids.device)
+            inputs = {"input_ids": ids, "position_ids": rows.position_ids}
+            line = {name: tensor.unsqueeze(0) for name, tensor in inputs.items()}
+            with packing():
+                return self(**line, attention_mask=longest, packed_rows=rows, use_cache=False)[0]
         # All padding comes last, where no token looks: no mask, and positions from 0 on.
         states = []
         for some in rows.spread(ids):
@@ -255,7 +253,7 @@ Role = TextRole | ScalarRole
 
 def _hidden_states(network: Network, sequences: Sequences) -> Tensor:
     """Return hidden states (b, t, d); in padding they are anything."""
-    rows, ids = sequences.packed(), sequences.sequence_ids
+    rows, ids = sequences.packed, sequences.sequence_ids
     found = network.of_rows(ids.flatten()[rows.tokens], rows)
     whole = found.new_zeros(ids.numel(), found.shape[-1])
     return whole.index_copy_(0, rows.tokens, found).view(*ids.shape, -1)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 from typing import Any
 
@@ -57,7 +58,7 @@ class Workload:
     logits_mb: float | None
     """Of logits that stand in memory at once; None is all."""
     attention: str | None
-    """How it is computed, as transformers names it; None is its choice."""
+    """How it is computed: `grouped`, or as transformers names it; None is its choice."""
     broken_below: int
     """Bytes of a block below which main memory loses as much again; 0 on a card."""
     optimizer: str
@@ -74,8 +75,9 @@ class Workload:
 class FullSequences(Sequences):
     """Sequences without padding, which need not be looked at to be grouped or counted."""
 
+    @cached_property
     def packed(self) -> PackedRows:
-        """Leave the batch as it is: its rows are alike."""
+        """Every place: the rows are alike."""
         b, t = self.sequence_ids.shape
         every = torch.arange(b * t)
         return PackedRows(every, torch.arange(t).repeat(b), (RowGroup((b, t), every),))

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-GROUP_COST = 5000
-"""Pairs of tokens that take as long to attend to as one more group of rows, on a CPU."""
+GROUP_COST = {"cpu": 5000, "cuda": 10**6}
+"""Pairs of tokens that take as long to attend to as one more group of rows. On a CPU measured; on a
+GPU a guess: some ten kernels more for each layer, against what it multiplies in that time."""
 
 
 class RowGroup(NamedTuple):
@@ -22,8 +23,8 @@ class RowGroup(NamedTuple):
 class PackedRows(NamedTuple):
     """Where the n tokens of b rows stand that are packed: shorter rows first.
 
-    A network that treats each token by itself sees no padding like that. Where tokens of a row
-    meet, they are spread into rows again, group by group.
+    Where a network treats each token by itself, it sees no padding. Where the tokens of a row meet,
+    they are spread into rows again, group by group.
     """
 
     tokens: Tensor
@@ -51,16 +52,17 @@ def pack_rows(attention_mask: Tensor) -> PackedRows:
     """Say where tokens stand once their rows are packed.
 
     Args:
-        attention_mask: (b, t) bool, True = real token; those of a row stand side by side.
+        attention_mask: (b, t) bool, True = real token. There is at least one row, and one token
+            in each.
     """
-    t = attention_mask.shape[1]
+    t, device = attention_mask.shape[1], attention_mask.device
+    cost = GROUP_COST.get(device.type, GROUP_COST["cuda"])
     mask = attention_mask.cpu()  # what depends on it is many small steps
     lengths, order = mask.sum(dim=-1).sort(stable=True)
     row, column = mask[order].nonzero(as_tuple=True)
     positions = torch.cat([torch.arange(length) for length in lengths.tolist()])
-    groups = [_group(lengths[start:end]) for start, end in _cuts(lengths.tolist())]
+    groups = [_group(lengths[start:end]) for start, end in _cuts(lengths.tolist(), cost)]
     tokens = order[row] * t + column
-    device = attention_mask.device
     moved = [RowGroup(shape, places.to(device)) for shape, places in groups]
     return PackedRows(tokens.to(device), positions.to(device), tuple(moved))
 
@@ -73,27 +75,24 @@ def _group(lengths: Tensor) -> RowGroup:
 
 def _spread(piece: Tensor, group: RowGroup) -> Tensor:
     (m, w), rest = group.shape, piece.shape[1:]
-    if len(piece) == m * w:  # nothing is padding
-        return piece.view(m, w, *rest)
     return piece.new_zeros(m * w, *rest).index_copy_(0, group.places, piece).view(m, w, *rest)
 
 
 def _pack(rows: Tensor, group: RowGroup) -> Tensor:
-    flat = rows.flatten(0, 1)
-    return flat if len(group.places) == len(flat) else flat.index_select(0, group.places)
+    return rows.flatten(0, 1).index_select(0, group.places)
 
 
-def _cuts(lengths: Sequence[int]) -> list[tuple[int, int]]:
+def _cuts(lengths: Sequence[int], group_cost: int) -> list[tuple[int, int]]:
     """Cut rows of rising length into the stretches that are cheapest in all.
 
-    A stretch costs its rows times the square of the length of its last one, and GROUP_COST.
+    A stretch costs its rows times the square of the length of its last one, and `group_cost`.
     Dynamic programming.
     """
     best, start_of = [0], [0]  # of the first n rows: the cost, and where the last stretch starts
     for end in range(1, len(lengths) + 1):
         costs = [best[start] + (end - start) * lengths[end - 1] ** 2 for start in range(end)]
         cheapest = min(costs)
-        best.append(cheapest + GROUP_COST)
+        best.append(cheapest + group_cost)
         start_of.append(costs.index(cheapest))
     cuts, end = [], len(lengths)
     while end:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -52,8 +53,9 @@ class Sequences:
         """Return the given rows, in that order."""
         return Sequences(*(getattr(self, field.name)[rows] for field in fields(self)))
 
+    @cached_property
     def packed(self) -> PackedRows:
-        """Say where the tokens stand once all padding is left out."""
+        """Where the tokens stand once all padding is left out."""
         return pack_rows(self.attention_mask)
 
     def counted(self, tensor: Tensor) -> Tensor:

@@ -15,16 +15,13 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from hydralign.errors import is_out_of_memory, no_memory
-from hydralign.models.attention import PACKED
+from hydralign.models.attention import PACKED, has_changing_rope
 from hydralign.models.roles import TextRole
 
 log = logging.getLogger(__name__)
 
 WARM_UP = 2
 """Steps before one is recorded: libraries set themselves up in the first."""
-
-CHANGING_ROPE = ("dynamic", "longrope")
-"""Position embeddings that look at how far a response has come."""
 
 
 class FixedDecoder:
@@ -159,13 +156,12 @@ def can_be_recorded(policy: TextRole, cache: DynamicCache, length: int) -> bool:
     layers: list[Any] = cache.layers
     config = policy.network.language_model.config.get_text_config()
     window = getattr(config, "sliding_window", None) or length
-    rope = str(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None))
     return (
         all(type(layer) is DynamicLayer for layer in layers)
         and all(layer.keys.is_cuda for layer in layers)
         and config._attn_implementation in ("sdpa", PACKED["sdpa"])
         and window >= length
-        and not any(kind in rope for kind in CHANGING_ROPE)
+        and not has_changing_rope(config)
     )
 
 
