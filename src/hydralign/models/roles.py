@@ -12,9 +12,10 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from hydralign.models.adapters import AdapterSet
-from hydralign.models.attention import packing, takes_packed_rows
+from hydralign.models.attention import takes_packed_rows
 from hydralign.models.heads import ScalarHead
 from hydralign.models.norms import keep_norm_inputs_narrow_
+from hydralign.models.packed_attention import packing
 from hydralign.rl.logprobs import (
     in_chunks,
     token_logprobs,
@@ -71,15 +72,21 @@ class Network(nn.Module):
             ids: (n,) the tokens, in the order of `rows.tokens`.
             rows: how they are packed.
         """
-        if takes_packed_rows(self.language_model):
-            longest = torch.ones(1, rows.width, dtype=torch.bool, device=ids.device)
-            inputs = {"input_ids": ids, "position_ids": rows.position_ids}
-            line = {name: tensor.unsqueeze(0) for name, tensor in inputs.items()}
-            with packing():
-                return self(**line, attention_mask=longest, packed_rows=rows, use_cache=False)[0]
-        # All padding comes last, where no token looks: no mask, and positions from 0 on.
+        if not takes_packed_rows(self.language_model):
+            return self._of_padded_rows(ids, rows)
+        with packing():
+            return self(
+                input_ids=ids.unsqueeze(0),
+                position_ids=rows.position_ids.unsqueeze(0),
+                attention_mask=torch.ones(1, rows.width, dtype=torch.bool, device=ids.device),
+                packed_rows=rows,
+                use_cache=False,
+            )[0]
+
+    def _of_padded_rows(self, ids: Tensor, rows: PackedRows) -> Tensor:
         states = []
         for some in rows.spread(ids):
+            # All padding comes last, where no token looks: no mask, and positions from 0 on.
             positions = torch.arange(some.shape[1], device=ids.device).expand(some.shape)
             states.append(self(input_ids=some, position_ids=positions, use_cache=False))
         return rows.pack(states)

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from hydralign.errors import is_out_of_memory, no_memory
-from hydralign.models.attention import PACKED, has_changing_rope
+from hydralign.models.attention import has_changing_rope
+from hydralign.models.packed_attention import PACKED
 from hydralign.models.roles import TextRole
 
 log = logging.getLogger(__name__)
