@@ -6,7 +6,8 @@ from torch.testing import assert_close
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from hydralign.errors import UserError
-from hydralign.models.attention import grouped_attention, set_attention
+from hydralign.models.attention import set_attention
+from hydralign.models.grouped_attention import grouped_attention
 
 
 def inputs(dtype, heads, key_heads, queries=5, tokens=7):
