@@ -19,6 +19,16 @@ class RowGroup(NamedTuple):
     places: Tensor
     """(k,) where each token stands among the m w places of the rows, in the order of the rows."""
 
+    def spread(self, packed: Tensor) -> Tensor:
+        """Lay something of each token (k, ...) out as rows (m, w, ...), with 0 behind them."""
+        m, w = self.shape
+        flat = packed.new_zeros(m * w, *packed.shape[1:])
+        return flat.index_copy_(0, self.places, packed).view(m, w, *packed.shape[1:])
+
+    def pack(self, rows: Tensor) -> Tensor:
+        """Take (k, ...) what stands at the tokens of the rows (m, w, ...)."""
+        return rows.flatten(0, 1).index_select(0, self.places)
+
 
 class PackedRows(NamedTuple):
     """Where the n tokens of b rows stand that are packed: shorter rows first.
@@ -39,13 +49,13 @@ class PackedRows(NamedTuple):
         return self.groups[-1].shape[1]
 
     def spread(self, packed: Tensor) -> list[Tensor]:
-        """Lay something of each token (n, ...) out as rows: (m, w, ...) of each group, then 0."""
+        """Lay something of each token (n, ...) out as rows: (m, w, ...) of each group."""
         pieces = torch.split(packed, [len(group.places) for group in self.groups])
-        return [_spread(*pair) for pair in zip(pieces, self.groups, strict=True)]
+        return [group.spread(piece) for group, piece in zip(self.groups, pieces, strict=True)]
 
     def pack(self, rows: Iterable[Tensor]) -> Tensor:
         """Put what stands in the rows (m, w, ...) of each group one behind the other: (n, ...)."""
-        return torch.cat([_pack(*pair) for pair in zip(rows, self.groups, strict=True)])
+        return torch.cat([group.pack(some) for group, some in zip(self.groups, rows, strict=True)])
 
 
 def pack_rows(attention_mask: Tensor) -> PackedRows:
@@ -71,15 +81,6 @@ def _group(lengths: Tensor) -> RowGroup:
     w = int(lengths[-1])
     is_token = torch.arange(w) < lengths.unsqueeze(-1)
     return RowGroup((len(lengths), w), is_token.flatten().nonzero().squeeze(-1))
-
-
-def _spread(piece: Tensor, group: RowGroup) -> Tensor:
-    (m, w), rest = group.shape, piece.shape[1:]
-    return piece.new_zeros(m * w, *rest).index_copy_(0, group.places, piece).view(m, w, *rest)
-
-
-def _pack(rows: Tensor, group: RowGroup) -> Tensor:
-    return rows.flatten(0, 1).index_select(0, group.places)
 
 
 def _cuts(lengths: Sequence[int], group_cost: int) -> list[tuple[int, int]]:
