@@ -64,13 +64,14 @@ def alone(network):
     return torch.cat([network(input_ids=ids, use_cache=False)[0] for ids in inputs])
 
 
-def together(network, monkeypatch):
-    """Hidden states (n, d) of all rows, in three groups, one with padding."""
+def together(network, monkeypatch, every=1):
+    """Hidden states of all rows' tokens, or of some, in three groups, one with padding."""
     monkeypatch.setitem(packing.GROUP_COST, "cpu", 30)
     sequences = pad_sequences(*zip(*ROWS, strict=True), pad_id=0)
     rows = sequences.packed
     assert [group.shape for group in rows.groups] == [(1, 5), (2, 8), (1, 10)]
-    return network.of_rows(sequences.sequence_ids.flatten()[rows.tokens], rows)
+    read = torch.arange(0, len(rows.tokens), every)
+    return network.of_rows(sequences.sequence_ids.flatten()[rows.tokens], rows, read)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "grouped"])
@@ -83,7 +84,9 @@ def test_packed_rows_are_read_as_each_row_alone(model_type, attention, monkeypat
     expected = alone(network)
     set_attention(model, attention)
     assert takes_packed_rows(model)
-    assert_close(together(network, monkeypatch), expected, rtol=1e-4, atol=1e-4)  # fp32
+    for every in (1, 3):
+        read = together(network, monkeypatch, every)
+        assert_close(read, expected[::every], rtol=1e-4, atol=1e-4)  # fp32
 
 
 @pytest.mark.parametrize("model_type", PADDED)

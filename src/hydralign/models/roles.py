@@ -4,6 +4,7 @@ Whether a role owns its network or is an adapter on a shared base shows only in 
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from transformers.cache_utils import Cache
 from hydralign.models.adapters import AdapterSet
 from hydralign.models.attention import takes_packed_rows
 from hydralign.models.heads import ScalarHead
+from hydralign.models.last_layer import read_only_at
 from hydralign.models.norms import keep_norm_inputs_narrow_
 from hydralign.models.packed_attention import packing
 from hydralign.rl.logprobs import (
@@ -65,23 +67,27 @@ class Network(nn.Module):
             self.language_model.train(training)
         return self.language_model.base_model(**inputs).last_hidden_state
 
-    def of_rows(self, ids: Tensor, rows: PackedRows) -> Tensor:
-        """Return hidden states (n, d) of the tokens of packed rows.
+    def of_rows(self, ids: Tensor, rows: PackedRows, read: Tensor) -> Tensor:
+        """Return hidden states (m, d) of some tokens of packed rows.
 
         Args:
             ids: (n,) the tokens, in the order of `rows.tokens`.
             rows: how they are packed.
+            read: (m,) which of the n tokens.
         """
         if not takes_packed_rows(self.language_model):
-            return self._of_padded_rows(ids, rows)
-        with packing():
-            return self(
+            return self._of_padded_rows(ids, rows).index_select(0, read)
+        # What is checkpointed is computed once more later on, and must then be the same.
+        skips = nullcontext() if self.checkpoints else read_only_at(read, self.language_model)
+        with packing(), skips:
+            states = self(
                 input_ids=ids.unsqueeze(0),
                 position_ids=rows.position_ids.unsqueeze(0),
                 attention_mask=torch.ones(1, rows.width, dtype=torch.bool, device=ids.device),
                 packed_rows=rows,
                 use_cache=False,
-            )[0]
+            )
+        return states[0].index_select(0, read)
 
     def _of_padded_rows(self, ids: Tensor, rows: PackedRows) -> Tensor:
         states = []
@@ -215,8 +221,7 @@ class TextRole(nn.Module):
         self, function: Callable[[Tensor, Tensor], Tensor], sequences: Sequences
     ) -> Tensor:
         """Apply a function to states and ids of the n counted tokens: the LM head sees no other."""
-        # Flat before the product: a strided (b, r, d) slice would make it a slow batched one.
-        states = sequences.counted(_before_response(self.network, sequences))
+        states = _states_at(sequences.before_counted, sequences, self.network)
         ids = sequences.counted(sequences.response_ids)
         if states.requires_grad and not self.network.lm_head_trains:
             return with_row_gradients(function, states, ids, self.chunk_size)
@@ -239,15 +244,13 @@ class ScalarRole(nn.Module):
         self.head = head.requires_grad_(trained)
 
     def values(self, sequences: Sequences) -> Tensor:
-        """Return (b, r) the value before each response token."""
-        return self.head(_before_response(self.network, sequences))
+        """Return (b, r) the value before each counted response token; 0 outside the mask."""
+        states = _states_at(sequences.before_counted, sequences, self.network)
+        return _unflatten(self.head(states), sequences.response_mask)
 
     def scores(self, sequences: Sequences) -> Tensor:
         """Return (b,) the score of each whole response, read at its last counted token."""
-        hidden_states = _hidden_states(self.network, sequences)
-        last = sequences.prompt_length + sequences.last_token_index
-        rows = torch.arange(len(sequences), device=last.device)
-        return self.head(hidden_states[rows, last])
+        return self.head(_states_at(sequences.last_counted, sequences, self.network))
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return what the optimizer may change."""
@@ -258,17 +261,18 @@ class ScalarRole(nn.Module):
 Role = TextRole | ScalarRole
 
 
-def _hidden_states(network: Network, sequences: Sequences) -> Tensor:
-    """Return hidden states (b, t, d); in padding they are anything."""
-    rows, ids = sequences.packed, sequences.sequence_ids
-    found = network.of_rows(ids.flatten()[rows.tokens], rows)
-    whole = found.new_zeros(ids.numel(), found.shape[-1])
-    return whole.index_copy_(0, rows.tokens, found).view(*ids.shape, -1)
+def _states_at(places: Tensor, sequences: Sequences, network: Network) -> Tensor:
+    """Return hidden states (m, d) of some tokens.
 
-
-def _before_response(network: Network, sequences: Sequences) -> Tensor:
-    # The state that predicts response token i is that of the token before it.
-    return _hidden_states(network, sequences)[:, sequences.prompt_length - 1 : -1]
+    Args:
+        places: (m,) where they stand in the rows, flattened.
+        sequences: b rows.
+        network: of the role.
+    """
+    rows, ids = sequences.packed, sequences.sequence_ids.flatten()
+    numbers = torch.arange(len(rows.tokens), device=ids.device)
+    number_at = torch.zeros_like(ids).index_copy_(0, rows.tokens, numbers)
+    return network.of_rows(ids[rows.tokens], rows, number_at[places])
 
 
 def _unflatten(counted: Tensor, mask: Tensor) -> Tensor:

@@ -82,6 +82,12 @@ class FullSequences(Sequences):
         every = torch.arange(b * t)
         return PackedRows(every, torch.arange(t).repeat(b), (RowGroup((b, t), every),))
 
+    @cached_property
+    def before_counted(self) -> Tensor:
+        """Every token but the last of each row, from the prompt's last one on."""
+        b, t = self.sequence_ids.shape
+        return torch.arange(b * t).view(b, t)[:, self.prompt_length - 1 : -1].flatten()
+
     def counted(self, tensor: Tensor) -> Tensor:
         """Return (b * r, ...): every response token counts.
 

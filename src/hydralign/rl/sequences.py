@@ -58,6 +58,22 @@ class Sequences:
         """Where the tokens stand once all padding is left out."""
         return pack_rows(self.attention_mask)
 
+    @cached_property
+    def before_counted(self) -> Tensor:
+        """(n,) where the token before each counted one stands in the rows, flattened.
+
+        The state that predicts a token is that of the token before it.
+        """
+        row, column = self.response_mask.nonzero(as_tuple=True)
+        return row * self.sequence_ids.shape[1] + self.prompt_length - 1 + column
+
+    @property
+    def last_counted(self) -> Tensor:
+        """(b,) where the last counted token of each row stands in the rows, flattened."""
+        b, t = self.sequence_ids.shape
+        rows = torch.arange(b, device=self.sequence_ids.device)
+        return rows * t + self.prompt_length + self.last_token_index
+
     def counted(self, tensor: Tensor) -> Tensor:
         """Return (n, ...) what stands at the n counted response tokens.
 
