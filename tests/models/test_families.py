@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from hydralign.errors import UserError
 from hydralign.models import attention as attention_module
 from hydralign.models.attention import set_attention, takes_packed_rows
+from hydralign.models.last_layer import last_mlp
 from hydralign.models.roles import Network
 from hydralign.rl import packing
 from hydralign.rl.sequences import pad_sequences
@@ -31,6 +32,9 @@ PACKED = [
     "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "starcoder2",
 ]
 # fmt: on
+
+WITHOUT_MLP = ["granitemoe", "opt"]
+"""Those of them whose last layer has none by that name; it takes all tokens, read or not."""
 
 PADDED = ["biogpt", "falcon", "falcon_h1", "jamba", "nemotron", "qwen3_next", "stablelm"]
 """Some with layers where tokens meet outside attention; some with attention of their own."""
@@ -84,6 +88,7 @@ def test_packed_rows_are_read_as_each_row_alone(model_type, attention, monkeypat
     expected = alone(network)
     set_attention(model, attention)
     assert takes_packed_rows(model)
+    assert (last_mlp(model) is None) == (model_type in WITHOUT_MLP)
     for every in (1, 3):
         read = together(network, monkeypatch, every)
         assert_close(read, expected[::every], rtol=1e-4, atol=1e-4)  # fp32

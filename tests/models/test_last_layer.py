@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from hydralign.models import roles as roles_module
 from hydralign.models.assembly import RoleSpec
 from hydralign.models.attention import set_attention
-from hydralign.models.last_layer import read_only_at
+from hydralign.models.last_layer import skipping_unread
 
 SPECS = {
     "policy": RoleSpec("policy", trained=True),
@@ -49,19 +49,21 @@ def test_what_roles_say_and_its_gradients_are_those_of_whole_passes(
 ):
     role = roles["policy" if name == "forward" else "reward_model"]
     skipped = gradients(role, getattr(role, name), sequences)
-    monkeypatch.setattr(roles_module, "read_only_at", lambda *_: nullcontext())
+    monkeypatch.setattr(roles_module, "skipping_unread", lambda *_: nullcontext())
     for ours, whole in zip(skipped, gradients(role, getattr(role, name), sequences), strict=True):
         assert_close(ours, whole, rtol=1e-5, atol=1e-5)
 
 
-def test_the_last_mlp_sees_each_row_once_where_a_score_is_read(roles, sequences):
-    role, seen = roles["reward_model"], []
+@pytest.mark.parametrize("name", ["forward", "values", "scores"])
+def test_the_last_mlp_sees_each_token_that_is_read_and_no_other(name, roles, sequences):
+    role, seen = roles["policy" if name == "forward" else "reward_model"], []
     first, *_, last = layers_of(role)
     for layer in (first, last):
         inner = layer.mlp.down_proj if hasattr(layer.mlp, "down_proj") else layer.mlp.c_proj
         inner.register_forward_hook(lambda _, x, __: seen.append(x[0].shape[-2]))
-    role.scores(sequences)
-    assert seen == [int(sequences.attention_mask.sum()), len(sequences)]
+    getattr(role, name)(sequences)
+    counted = len(sequences) if name == "scores" else int(sequences.response_mask.sum())
+    assert seen == [int(sequences.attention_mask.sum()), counted]
 
 
 def test_checkpointed_passes_are_whole(roles, sequences):
@@ -78,6 +80,6 @@ def test_afterwards_the_mlp_is_as_before_even_after_an_error(roles):
     mlp = layers_of(roles["policy"])[-1].mlp
     x = torch.ones(1, 3, model.config.hidden_size)
     before = mlp(x)
-    with pytest.raises((IndexError, RuntimeError)), read_only_at(torch.tensor([5]), model):
+    with pytest.raises((IndexError, RuntimeError)), skipping_unread(model, torch.tensor([5])):
         mlp(x)
     assert torch.equal(mlp(x), before)

@@ -178,18 +178,21 @@ def test_the_mix_computes_in_two_bytes():
     assert 0.5 < mixed / wide < 0.9  # norms and the residual stream stay wide
 
 
+@pytest.mark.parametrize("name", ["policy", "value_model", "reward_model"])
 @pytest.mark.parametrize("attention", [None, "grouped"])
-def test_a_plan_of_the_real_passes_is_what_they_take(attention):
+def test_a_plan_of_the_real_passes_is_what_they_take(attention, name):
     """The same passes on tensors that are really there, counted by the allocator's own hooks."""
-    specs = {"policy": RoleSpec(trained=True)}
+    specs = {name: RoleSpec(trained=True, scalar=name != "policy", new_head=True)}
     base_model = BaseModel(None, LLAMA, torch.float32)
     roles = adapter_roles(base_model, SHAPE, specs, {}, vocab_size=VOCAB, seed=0)
     suit_machine(roles, checkpoints=False, logits_mb=WORK.logits_mb, attention=attention)
-    policy, sequences = roles["policy"], WORK.sequences(WORK.train_rows)
-    policy(sequences).sum().backward()  # the gradients are there from now on
-    highest = highest_level(lambda: policy(sequences).sum().backward())
+    role, sequences = roles[name], WORK.sequences(WORK.train_rows)
+    told = {"policy": "forward", "value_model": "values", "reward_model": "scores"}
+    said = getattr(role, told[name])
+    said(sequences).sum().backward()  # the gradients are there from now on
+    highest = highest_level(lambda: said(sequences).sum().backward())
     work = replace(WORK, attention=attention)
-    found = phase(plan_memory(base(), SHAPE, specs, work), "train: policy").bytes
+    found = phase(plan_memory(base(), SHAPE, specs, work), f"train: {name}").bytes
     assert found["activations"] + found["logits"] == pytest.approx(highest, rel=0.005)
 
 

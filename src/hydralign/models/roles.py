@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache
 from hydralign.models.adapters import AdapterSet
 from hydralign.models.attention import takes_packed_rows
 from hydralign.models.heads import ScalarHead
-from hydralign.models.last_layer import read_only_at
+from hydralign.models.last_layer import skipping_unread
 from hydralign.models.norms import keep_norm_inputs_narrow_
 from hydralign.models.packed_attention import packing
 from hydralign.rl.logprobs import (
@@ -73,13 +73,15 @@ class Network(nn.Module):
         Args:
             ids: (n,) the tokens, in the order of `rows.tokens`.
             rows: how they are packed.
-            read: (m,) which of the n tokens.
+            read: (m,) which of the n tokens, none of them twice.
         """
         if not takes_packed_rows(self.language_model):
             return self._of_padded_rows(ids, rows).index_select(0, read)
-        # What is checkpointed is computed once more later on, and must then be the same.
-        skips = nullcontext() if self.checkpoints else read_only_at(read, self.language_model)
-        with packing(), skips:
+        # Checkpointed layers are computed once more in the backward pass, where nothing is skipped;
+        # and passes with and without gradients must be rounded alike.
+        whole = self.checkpoints
+        skipping = nullcontext() if whole else skipping_unread(self.language_model, read)
+        with packing(), skipping:
             states = self(
                 input_ids=ids.unsqueeze(0),
                 position_ids=rows.position_ids.unsqueeze(0),
@@ -265,13 +267,14 @@ def _states_at(places: Tensor, sequences: Sequences, network: Network) -> Tensor
     """Return hidden states (m, d) of some tokens.
 
     Args:
-        places: (m,) where they stand in the rows, flattened.
+        places: (m,) where they stand in the rows, flattened; there must be a token at each.
         sequences: b rows.
         network: of the role.
     """
     rows, ids = sequences.packed, sequences.sequence_ids.flatten()
-    numbers = torch.arange(len(rows.tokens), device=ids.device)
-    number_at = torch.zeros_like(ids).index_copy_(0, rows.tokens, numbers)
+    n = len(rows.tokens)
+    number_at = torch.full_like(ids, n)  # out of range, where there is padding
+    number_at[rows.tokens] = torch.arange(n, device=ids.device)
     return network.of_rows(ids[rows.tokens], rows, number_at[places])
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from hydralign.models.assembly import suit_machine
-from hydralign.models.roles import Role, TextRole
+from hydralign.models.roles import Role, ScalarRole, TextRole
 from hydralign.planning.fake_roles import book_weights_
 from hydralign.planning.tracker import MemoryTracker
 from hydralign.rl.packing import PackedRows, RowGroup
@@ -163,11 +163,11 @@ def _phases(
         for name in _sample(writer, work, tracker) if "sample" in kinds else ():
             yield Phase(name, tracker.at_peak)
     for name, role in alike.values() if "score" in kinds else ():
-        _score(role, work, tracker)
+        _score(name, role, work, tracker)
         yield Phase(f"score: {name}", tracker.at_peak)
     for name, role in roles.items() if "train" in kinds else ():
         if role.trained_parameters():
-            _train(role, work, tracker)
+            _train(name, role, work, tracker)
             yield Phase(f"train: {name}", tracker.at_peak)
 
 
@@ -213,17 +213,21 @@ def _draw(logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _score(role: Role, work: Workload, tracker: MemoryTracker) -> None:
+def _score(name: str, role: Role, work: Workload, tracker: MemoryTracker) -> None:
     """Look at responses without learning from them."""
     tracker.restart()
     sequences = work.sequences(work.score_rows)
     if isinstance(role, TextRole):
         role.stats(sequences)
     else:
-        role.values(sequences)
+        _numbers_of(name, role, sequences)
 
 
-def _train(role: Role, work: Workload, tracker: MemoryTracker) -> None:
+def _numbers_of(name: str, role: ScalarRole, sequences: Sequences) -> Tensor:
+    return role.values(sequences) if name == "value_model" else role.scores(sequences)
+
+
+def _train(name: str, role: Role, work: Workload, tracker: MemoryTracker) -> None:
     """Take a micro-batch's gradients, and drop them."""
     sequences, parameters = work.sequences(work.train_rows), role.trained_parameters()
     with tracker.making("gradients"):
@@ -231,7 +235,7 @@ def _train(role: Role, work: Workload, tracker: MemoryTracker) -> None:
             parameter.grad = torch.empty_like(parameter)  # of the micro-batch before
     tracker.restart()
     hooks = [p.register_post_accumulate_grad_hook(tracker.rename_gradient) for p in parameters]
-    told = role(sequences) if isinstance(role, TextRole) else role.values(sequences)
+    told = role(sequences) if isinstance(role, TextRole) else _numbers_of(name, role, sequences)
     told.sum().backward()
     for hook in hooks:
         hook.remove()

@@ -103,7 +103,7 @@ class ValuedRollout(Rollout):
     """A rollout, and what the value model expected of it."""
 
     old_values: Tensor
-    """(b, r) the value before each token."""
+    """(b, r) the value before each token; 0 outside the mask."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class ValuedExperience(Experience):
     """What PPO's losses need; advantages are per token and whitened over the whole rollout."""
 
     old_values: Tensor
-    """(b, r) the value before each token, at sampling time."""
+    """(b, r) the value before each token, at sampling time; 0 outside the mask."""
     returns: Tensor
     """(b, r) what the value model should have said."""
 
