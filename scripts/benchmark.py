@@ -34,6 +34,8 @@ from scripts.benchmark_inputs import (  # noqa: E402
 WORKS = {
     "ppo-smollm2": Work("ppo", "smollm2", rows=16, steps=2),
     "ppo-smollm2-stopping": Work("ppo", "smollm2", rows=16, steps=2, stop="."),
+    "ppo-smollm2-twice-prompts": Work("ppo", "smollm2", rows=32, steps=2),
+    "ppo-smollm2-twice-length": Work("ppo", "smollm2", rows=16, steps=2, response_tokens=64),
     "grpo-smollm2": Work("grpo", "smollm2", rows=16, steps=2),
     "rloo-smollm2": Work("rloo", "smollm2", rows=16, steps=2),
     "sft-smollm2": Work("sft", "smollm2", rows=16, steps=5),
