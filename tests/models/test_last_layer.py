@@ -33,10 +33,10 @@ def layers_of(role):
 def gradients(role, function, sequences):
     """What a role says, and the gradients of an uneven sum of it."""
     said = function(sequences)
-    (said * torch.arange(said.numel()).view(said.shape)).sum().backward()
+    (said * torch.arange(1, said.numel() + 1).view(said.shape)).sum().backward()
     found = [said.detach()]
     for parameter in role.trained_parameters():
-        if parameter.grad is not None:  # the LM head of who gives scores
+        if parameter.grad is not None:  # an LM head that is not used has none
             found.append(parameter.grad)
             parameter.grad = None
     assert len(found) > 2

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 def skipping_unread(model: PreTrainedModel, read: Tensor) -> Iterator[None]:
     """Leave tokens whose states nobody reads out of the MLP of a network's last layer.
 
-    After the last attention no token sees another. Meanwhile the states of unread tokens are
-    anything. Where the MLP is not called with one line of tokens alone, nothing is left out.
+    After the last attention no token sees another. Within this context the states of unread tokens
+    are anything. Where the MLP is called with more than its tokens, nothing is left out.
 
     Args:
         model: whose layers compute each of them once: no activations are checkpointed.

@@ -157,7 +157,8 @@ def _averages(roles: Mapping[str, Role], optimizer: str) -> int:
 def _phases(
     roles: Mapping[str, Role], work: Workload, tracker: MemoryTracker, kinds: Collection[str]
 ) -> Iterator[Phase]:
-    # Of roles that are alike only the first is looked at.
+    # Of roles that are alike only the first is looked at: of those that give numbers the value
+    # model, which takes more.
     alike = {type(role): (name, role) for name, role in reversed(list(roles.items()))}
     for writer in [role for _, role in alike.values() if isinstance(role, TextRole)]:
         for name in _sample(writer, work, tracker) if "sample" in kinds else ():
@@ -224,6 +225,7 @@ def _score(name: str, role: Role, work: Workload, tracker: MemoryTracker) -> Non
 
 
 def _numbers_of(name: str, role: ScalarRole, sequences: Sequences) -> Tensor:
+    """Ask of a role what stages ask of it: the value model for values, others for scores."""
     return role.values(sequences) if name == "value_model" else role.scores(sequences)
 
 

@@ -69,7 +69,10 @@ class Sequences:
 
     @property
     def last_counted(self) -> Tensor:
-        """(b,) where the last counted token of each row stands in the rows, flattened."""
+        """(b,) where the last counted token of each row stands in the rows, flattened.
+
+        Of a row without one it is the prompt's last token.
+        """
         b, t = self.sequence_ids.shape
         rows = torch.arange(b, device=self.sequence_ids.device)
         return rows * t + self.prompt_length + self.last_token_index
